@@ -7,4 +7,6 @@
 //! Format: <https://www.kernel.org/doc/html/latest/filesystems/squashfs.html> and the kernel's `fs/squashfs`.
 
 pub mod compress;
+pub mod dump;
 pub mod format;
+pub mod reader;
