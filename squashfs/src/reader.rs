@@ -24,7 +24,7 @@ mod walk;
 mod xattr;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use crate::format::InodeRef;
 pub use directory::{DirEntry, Directory};
