@@ -140,14 +140,15 @@ class LayerTar:
             return
         info.uname = info.gname = ""
         info.mtime = EPOCH if status.st_mtime >= since else int(status.st_mtime)
-        if info.type == tarfile.LNKTYPE or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
-            # tarfile's own memory of inodes would also link to entries of an earlier layer.
+        if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
+            # Our own memory of inodes: tarfile's knows regular files alone.
             first = seen.setdefault((status.st_dev, status.st_ino), name)
             if first != name:
                 info.type, info.linkname, info.size = tarfile.LNKTYPE, os.fsdecode(first), 0
                 self.tar.addfile(info)
                 return
-            info.type, info.linkname, info.size = tarfile.REGTYPE, "", status.st_size
+            if info.type == tarfile.LNKTYPE:
+                info.type, info.linkname, info.size = tarfile.REGTYPE, "", status.st_size
         if not stat.S_ISLNK(status.st_mode):
             names = [n for n in os.listxattr(source) if not n.startswith(XATTRS_OF_OVERLAYFS)]
             self.set_xattrs(info, {n: os.getxattr(source, n) for n in names})

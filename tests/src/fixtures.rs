@@ -184,11 +184,12 @@ impl KernelMount {
         if done.status.success() {
             return Some(Self { dir });
         }
-        let config = Command::new("zcat").arg("/proc/config.gz").output().map(|output| output.stdout).unwrap_or_default();
+        let config =
+            Command::new("zcat").arg("/proc/config.gz").output().map(|output| output.stdout).unwrap_or_default();
         let lacking = String::from_utf8_lossy(&config).lines().any(|line| {
-            line.strip_prefix("# CONFIG_SQUASHFS_").and_then(|rest| rest.strip_suffix(" is not set")).is_some_and(|codec| {
-                ["ZLIB", "LZ4", "LZO", "XZ", "ZSTD"].contains(&codec)
-            })
+            line.strip_prefix("# CONFIG_SQUASHFS_")
+                .and_then(|rest| rest.strip_suffix(" is not set"))
+                .is_some_and(|codec| ["ZLIB", "LZ4", "LZO", "XZ", "ZSTD"].contains(&codec))
         });
         assert!(lacking, "the kernel does not mount {}: {}", image.display(), done.stderr);
         eprintln!("not compared through the kernel, which lacks a compressor: {}", image.display());

@@ -38,7 +38,11 @@ fn check(need: Need) -> Result<(), String> {
         Need::Fuse => {
             let mode = std::fs::metadata("/dev/fuse").map_err(|error| format!("/dev/fuse: {error}"))?;
             let mode = std::os::unix::fs::PermissionsExt::mode(&mode.permissions());
-            if mode & 0o006 == 0o006 { Ok(()) } else { Err("/dev/fuse is not open to all; run scripts/setup.sh test".into()) }
+            if mode & 0o006 == 0o006 {
+                Ok(())
+            } else {
+                Err("/dev/fuse is not open to all; run scripts/setup.sh test".into())
+            }
         }
         Need::Coracle => crate::process::coracle_binary().map(drop),
         Need::StandardImage => crate::fixtures::standard_image().map(drop),

@@ -209,7 +209,12 @@ impl User {
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env_clear().env("HOME", &self.home).env("USER", &self.name).env("PATH", "/nonexistent").env("TERM", "dumb");
+        command
+            .env_clear()
+            .env("HOME", &self.home)
+            .env("USER", &self.name)
+            .env("PATH", "/nonexistent")
+            .env("TERM", "dumb");
         if needs::is_root() {
             // The standard library drops all supplementary groups along with the uid.
             command.uid(self.uid).gid(self.gid);

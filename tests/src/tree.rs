@@ -280,10 +280,17 @@ fn kind_on_disk(at: &Path, meta: &fs::Metadata) -> Kind {
 }
 
 fn xattrs_on_disk(at: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let storable = |name: &&OsStr| [&b"user."[..], b"trusted.", b"security."].iter().any(|prefix| name.as_bytes().starts_with(prefix));
+    let storable = |name: &&OsStr| {
+        [&b"user."[..], b"trusted.", b"security."].iter().any(|prefix| name.as_bytes().starts_with(prefix))
+    };
     let names: Vec<_> = xattr::list(at).map(Iterator::collect).unwrap_or_default();
     let value = |name: &OsStr| xattr::get(at, name).unwrap().unwrap_or_default();
-    names.iter().map(|name| name.as_os_str()).filter(storable).map(|name| (name.as_bytes().to_vec(), value(name))).collect()
+    names
+        .iter()
+        .map(|name| name.as_os_str())
+        .filter(storable)
+        .map(|name| (name.as_bytes().to_vec(), value(name)))
+        .collect()
 }
 
 fn entry_in_image<S: ReadAt>(image: &Image<S>, inode: &Inode) -> Result<Entry, coracle_squashfs::reader::Error> {
@@ -372,7 +379,8 @@ pub struct Expected {
 pub fn differences(left: &Tree, right: &Tree, expected: &[Expected]) -> Vec<String> {
     let mut found = Vec::new();
     let mut used = vec![false; expected.len()];
-    let mut report = |path: &[u8], what: &str, text: String| match expected.iter().position(|e| (e.covers)(path, what)) {
+    let mut report = |path: &[u8], what: &str, text: String| match expected.iter().position(|e| (e.covers)(path, what))
+    {
         Some(index) => used[index] = true,
         None => found.push(format!("{} {what}: {text}", path.escape_ascii())),
     };
@@ -394,12 +402,18 @@ pub fn differences(left: &Tree, right: &Tree, expected: &[Expected]) -> Vec<Stri
         field("nlink", counts.is_some_and(|(a, b)| a != b), &|| format!("{counts:?}"));
         field("link", a.same_as != b.same_as, &|| format!("{} / {}", name(a), name(b)));
         let sets = a.xattrs.as_ref().zip(b.xattrs.as_ref());
-        field("xattrs", sets.is_some_and(|(a, b)| a != b), &|| sets.map(|(a, b)| format!("{} / {}", keys(a), keys(b))).unwrap_or_default());
+        field("xattrs", sets.is_some_and(|(a, b)| a != b), &|| {
+            sets.map(|(a, b)| format!("{} / {}", keys(a), keys(b))).unwrap_or_default()
+        });
     }
     for (path, entry) in right.entries.iter().filter(|(path, _)| !left.entries.contains_key(*path)) {
         report(path, "extra", format!("{:?}", entry.kind));
     }
-    let idle = expected.iter().zip(used).filter(|(_, used)| !used).map(|(e, _)| format!("expected, but not seen: {}", e.reason));
+    let idle = expected
+        .iter()
+        .zip(used)
+        .filter(|(_, used)| !used)
+        .map(|(e, _)| format!("expected, but not seen: {}", e.reason));
     found.extend(idle);
     found
 }

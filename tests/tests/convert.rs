@@ -6,9 +6,9 @@ use coracle_tests::fixtures::{
     KernelMount, corner_image, corner_squashfs, export, flatten, standard_image, standard_squashfs, temp_dir, unpacked,
 };
 use coracle_tests::layout::Layout;
+use coracle_tests::needs;
 use coracle_tests::process::{User, coracle, run, run_with_peak_rss};
 use coracle_tests::tree::{Expected, Tree, assert_same, sha256_of};
-use coracle_tests::needs;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +23,8 @@ const FROM_UMOCI: &[Expected] = &[
     Expected {
         reason: "the conversion adds usual mount points that the image lacks",
         covers: |path, what| {
-            let added: &[&[u8]] = &[b"/run", b"/var", b"/var/tmp", b"/etc/hosts", b"/etc/resolv.conf", b"/mnt", b"/opt", b"/srv"];
+            let added: &[&[u8]] =
+                &[b"/run", b"/var", b"/var/tmp", b"/etc/hosts", b"/etc/resolv.conf", b"/mnt", b"/opt", b"/srv"];
             added.contains(&path) && what == "extra"
         },
     },
@@ -139,7 +140,12 @@ fn root_a_tar_and_a_directory_give_the_same_tree() {
     for source in [format!("tar:{}", tar.display()), format!("dir:{}", root.display())] {
         let image = dir.path().join("image.sqfs");
         build(&image, &source, &["--force"]);
-        assert_same(&source, &original, &Tree::of_image(&image).without(documents), &[MOUNT_POINTS[0], MOUNT_POINTS[1]]);
+        assert_same(
+            &source,
+            &original,
+            &Tree::of_image(&image).without(documents),
+            &[MOUNT_POINTS[0], MOUNT_POINTS[1]],
+        );
     }
 }
 
@@ -148,7 +154,10 @@ const MOUNT_POINTS: [Expected; 2] = [
         reason: "the conversion adds usual mount points",
         covers: |path, what| what == "extra" && path.split(|byte| *byte == b'/').count() <= 3,
     },
-    Expected { reason: "and they are subdirectories of the root", covers: |path, what| path == b"/" && what != "owner" },
+    Expected {
+        reason: "and they are subdirectories of the root",
+        covers: |path, what| path == b"/" && what != "owner",
+    },
 ];
 
 /// Sets every file's time in a copy, as a copy made on another day has it.
@@ -191,7 +200,8 @@ fn root_the_standard_image_gives_the_same_bytes_within_512_mib() {
     let mut digests = Vec::new();
     for threads in ["2", "1"] {
         let output = dir.path().join(format!("{threads}.sqfs"));
-        let mut command = coracle(["build", "--quiet", "--block-size", "128K", "--compression", "zstd:3", "--threads", threads]);
+        let mut command =
+            coracle(["build", "--quiet", "--block-size", "128K", "--compression", "zstd:3", "--threads", threads]);
         let (finished, peak_kib) = run_with_peak_rss(command.arg(&output).arg(&source));
         finished.success();
         assert!(peak_kib < 512 << 10, "{threads} threads took {} MiB", peak_kib >> 10);
@@ -218,7 +228,8 @@ fn an_existing_output_is_kept_unless_forced() {
 fn holes_and_duplicates_take_no_room() {
     needs!(Coracle);
     let dir = temp_dir();
-    let noise: Vec<u8> = (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes()).collect();
+    let noise: Vec<u8> =
+        (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes()).collect();
     let tar = |copies: usize, zeros: usize| {
         let mut tar = coracle_tests::layout::Tar::default();
         for copy in 0..copies {

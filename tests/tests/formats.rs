@@ -113,7 +113,16 @@ fn root_gensquashfs_in_every_compressor_and_block_size() {
         for size in BLOCK_SIZES {
             let image = dir.path().join("image");
             let mut command = Command::new("gensquashfs");
-            command.args(["--force", "--quiet", "--keep-time", "--keep-xattr", "--num-jobs", "2", "--compressor", compressor]);
+            command.args([
+                "--force",
+                "--quiet",
+                "--keep-time",
+                "--keep-xattr",
+                "--num-jobs",
+                "2",
+                "--compressor",
+                compressor,
+            ]);
             command.args(["--block-size", &size.to_string(), "--pack-dir"]).arg(&copy).arg(&image);
             run(&mut command).success();
             compare(&format!("gensquashfs {compressor} {size}"), &original, &image, &[CHILDREN_COUNTED, LINKS_COPIED]);

@@ -101,15 +101,23 @@ fn userns_ids_are_the_callers_and_nothing_is_privileged() {
     needs!(Coracle, Fuse);
     let bench = Bench::new();
     let subuid = fs::read_to_string("/etc/subuid").unwrap_or_default();
-    assert!(!subuid.lines().any(|line| line.starts_with(&format!("{}:", bench.user.name))), "the test user has subordinate ids");
+    assert!(
+        !subuid.lines().any(|line| line.starts_with(&format!("{}:", bench.user.name))),
+        "the test user has subordinate ids"
+    );
     let seen = bench.shell("id -u; id -g; cat /proc/self/uid_map /proc/self/gid_map").success();
     let words: Vec<_> = seen.stdout.split_whitespace().map(|word| word.parse::<u32>().unwrap()).collect();
     let (uid, gid) = (bench.user.uid, bench.user.gid);
     assert_eq!(words, [uid, gid, uid, uid, 1, gid, gid, 1]);
     let status = bench.shell("cat /proc/self/status").success().stdout;
-    for (key, value) in [("NoNewPrivs", "1"), ("CapEff", "0000000000000000"), ("CapPrm", "0000000000000000"),
-        ("CapBnd", "0000000000000000"), ("CapInh", "0000000000000000"), ("CapAmb", "0000000000000000")]
-    {
+    for (key, value) in [
+        ("NoNewPrivs", "1"),
+        ("CapEff", "0000000000000000"),
+        ("CapPrm", "0000000000000000"),
+        ("CapBnd", "0000000000000000"),
+        ("CapInh", "0000000000000000"),
+        ("CapAmb", "0000000000000000"),
+    ] {
         let line = status.lines().find(|line| line.starts_with(key)).unwrap();
         assert_eq!(line.split_whitespace().nth(1), Some(value), "{line}");
     }
@@ -139,7 +147,8 @@ fn userns_the_program_has_no_children_it_did_not_start() {
 
 /// Processes that run a file of this name.
 fn processes_of(binary: &Path) -> Vec<u32> {
-    let numbers = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let numbers =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     numbers.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary)).collect()
 }
 
@@ -166,7 +175,8 @@ fn userns_nothing_is_left_after_the_program() {
     needs!(Coracle, Fuse);
     let bench = Bench::new();
     let own = own_copy(&bench);
-    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains("fuse")).count();
+    let mounts =
+        || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains("fuse")).count();
     let before = mounts();
     let mut command = bench.user.command(&own);
     run(command.current_dir(bench.dir.path()).arg("exec").arg(&bench.image).arg("true")).success();
@@ -176,9 +186,12 @@ fn userns_nothing_is_left_after_the_program() {
     let mut command = bench.user.command(&own);
     command.current_dir(bench.dir.path()).arg("exec").arg(&bench.image).args(["sleep", "1000"]).stdin(Stdio::null());
     let mut child = command.spawn().unwrap();
-    assert!(until(Duration::from_secs(20), || {
-        fs::read(format!("/proc/{}/cmdline", child.id())).is_ok_and(|line| line.starts_with(b"sleep\0"))
-    }), "sleep never starts");
+    assert!(
+        until(Duration::from_secs(20), || {
+            fs::read(format!("/proc/{}/cmdline", child.id())).is_ok_and(|line| line.starts_with(b"sleep\0"))
+        }),
+        "sleep never starts"
+    );
     assert_eq!(mounts(), before, "the mount shows in the host's table");
     assert!(!processes_of(&own).is_empty(), "nothing serves the image");
     child.kill().unwrap();
@@ -245,7 +258,8 @@ fn userns_every_file_reads_the_same_through_fuse() {
     let script = "cd / && find . -xdev -type f ! -name 'line*' ! -path './tmp/*' ! -path './var/*' -exec sha256sum {} +; \
                   find . -xdev -type l -exec readlink {} \\; | sort | sha256sum";
     let seen = bench.shell(script).success().stdout;
-    let sums: BTreeMap<_, _> = seen.lines().filter_map(|line| line.split_once("  ./")).map(|(sum, path)| (path, sum)).collect();
+    let sums: BTreeMap<_, _> =
+        seen.lines().filter_map(|line| line.split_once("  ./")).map(|(sum, path)| (path, sum)).collect();
     let tree = Tree::of_image(&bench.image);
     let mut compared = 0;
     for (path, entry) in &tree.entries {
@@ -271,14 +285,22 @@ fn userns_images_of_other_tools_run() {
     fs::create_dir_all(root.join("bin")).unwrap();
     fs::copy(coracle_tests::needs::find_tool("busybox").unwrap(), root.join("bin/busybox")).unwrap();
     std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
-    for options in [&["-comp", "gzip"][..], &["-comp", "lz4"], &["-comp", "xz"], &["-comp", "lzo"], &["-comp", "zstd"],
-        &["-no-fragments", "-noI", "-noD", "-noX"], &["-b", "4096", "-no-exports"]]
-    {
+    for options in [
+        &["-comp", "gzip"][..],
+        &["-comp", "lz4"],
+        &["-comp", "xz"],
+        &["-comp", "lzo"],
+        &["-comp", "zstd"],
+        &["-no-fragments", "-noI", "-noD", "-noX"],
+        &["-b", "4096", "-no-exports"],
+    ] {
         let image = dir.path().join("image.sqfs");
         let mut command = Command::new("mksquashfs");
-        run(command.arg(&root).arg(&image).args(["-noappend", "-quiet", "-no-progress", "-all-root"]).args(options)).success();
+        run(command.arg(&root).arg(&image).args(["-noappend", "-quiet", "-no-progress", "-all-root"]).args(options))
+            .success();
         let mut command = bench.user.coracle(bench.dir.path(), ["exec"]);
-        let seen = run(command.arg(&image).args(["/bin/sh", "-c", "echo it runs; /bin/busybox ls -d /proc/self"])).success();
+        let seen =
+            run(command.arg(&image).args(["/bin/sh", "-c", "echo it runs; /bin/busybox ls -d /proc/self"])).success();
         assert_eq!(seen.stdout, "it runs\n/proc/self\n", "mksquashfs {}", options.join(" "));
     }
 }
@@ -328,7 +350,10 @@ fn userns_inspect_tells_what_was_converted() {
     let config = run(command.arg(&bench.image)).success().stdout;
     let digest = coracle_tests::tree::sha256_hex(config.trim_end_matches('\n').as_bytes());
     let verbatim = corner_image().join("blobs/sha256").join(&digest);
-    assert!(verbatim.exists() || corner_image().join("blobs/sha256").join(coracle_tests::tree::sha256_hex(config.as_bytes())).exists());
+    assert!(
+        verbatim.exists()
+            || corner_image().join("blobs/sha256").join(coracle_tests::tree::sha256_hex(config.as_bytes())).exists()
+    );
     let mut command = bench.user.coracle(bench.dir.path(), ["inspect", "--tree"]);
     let listing = run(command.arg(&bench.image)).success().stdout;
     assert!(listing.contains("/corner/hard/across"), "the tree lacks a file");
@@ -365,6 +390,7 @@ fn userns_compiler_and_mpi_work_in_the_standard_image() {
 fn root_launches_work_for_root_too() {
     needs!(Root, Coracle, Fuse);
     let mut command = coracle_tests::process::coracle(["exec"]);
-    let seen = run(command.current_dir("/").arg(corner_squashfs()).args(["/bin/sh", "-c", "id -u; cat /corner/keep"])).success();
+    let seen = run(command.current_dir("/").arg(corner_squashfs()).args(["/bin/sh", "-c", "id -u; cat /corner/keep"]))
+        .success();
     assert_eq!(seen.stdout, "0\nkeep\n");
 }

@@ -57,7 +57,8 @@ fn members_inherit_lints_and_versions() {
             let line = format!("{key}.workspace = true");
             assert!(lines.contains(&line.as_str()), "{manifest} lacks `{line}`");
         }
-        let lints = lines.iter().position(|line| *line == "[lints]").unwrap_or_else(|| panic!("{manifest} lacks [lints]"));
+        let lints =
+            lines.iter().position(|line| *line == "[lints]").unwrap_or_else(|| panic!("{manifest} lacks [lints]"));
         assert_eq!(lines.get(lints + 1), Some(&"workspace = true"), "{manifest} has lints of its own");
         let own_version = |line: &&&str| line.contains("version = \"") && line.contains('=') && !line.starts_with('#');
         assert_eq!(lines.iter().find(own_version), None, "{manifest} names a version that the workspace should hold");
