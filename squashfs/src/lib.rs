@@ -10,3 +10,4 @@ pub mod compress;
 pub mod dump;
 pub mod format;
 pub mod reader;
+pub mod writer;
