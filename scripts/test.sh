@@ -4,7 +4,7 @@
 # With CI=true a test that would be skipped for a missing tool fails instead. CORACLE_FUZZ_SECONDS is the time for
 # each fuzz target. The last line is `N passed, N failed`.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 target=${CARGO_TARGET_DIR:-$PWD/target}
 triple=$(rustc -vV | sed -n 's/^host: //p')
@@ -42,6 +42,7 @@ finish() {
 
 stage "what the tests need" scripts/setup.sh test || finish
 stage "format" cargo fmt --all --check
+stage "scripts" shellcheck --severity=warning scripts/*.sh .ci/run
 # Needs no compiler's time, so it runs beside the builds.
 scripts/standard-image.sh >/dev/null &
 image=$!
