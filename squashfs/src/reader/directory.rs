@@ -44,9 +44,9 @@ pub struct Directory<'a, S> {
     header: DirHeader,
     /// Entries left under `header`.
     left: u32,
-    /// The current name and the one before it.
-    name: Name,
-    previous: Name,
+    /// The current name and the one before it, which change places with each entry.
+    names: [Name; 2],
+    current: usize,
 }
 
 struct Name {
@@ -126,7 +126,7 @@ impl<S: ReadAt> Image<S> {
         let start = self.find_start(dir.number, listing, |_, first| first <= name)?;
         let mut directory = self.listing_at(dir.number, listing, start)?;
         while let Some(entry) = directory.next_entry()? {
-            match directory.name.get().cmp(name) {
+            match directory.name().cmp(name) {
                 Ordering::Less => {}
                 Ordering::Equal => return Ok(Some(directory.owned(entry))),
                 Ordering::Greater => break,
@@ -169,8 +169,8 @@ impl<S: ReadAt> Image<S> {
             size: listing.size,
             header: DirHeader { count: 0.into(), start_block: 0.into(), inode_number: 0.into() },
             left: 0,
-            name: Name::EMPTY,
-            previous: Name::EMPTY,
+            names: [Name::EMPTY; 2],
+            current: 0,
         })
     }
 
@@ -219,13 +219,17 @@ impl<S: ReadAt> Directory<'_, S> {
         self.position
     }
 
-    /// Reads the next entry; its name is then in `self.name`.
+    /// Reads the next entry; its name is then [`name`](Self::name).
     fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
         let result = self.advance();
         if !matches!(result, Ok(Some(_))) {
             self.cursor = None;
         }
         result
+    }
+
+    fn name(&self) -> &[u8] {
+        self.names[self.current].get()
     }
 
     fn advance(&mut self) -> Result<Option<Entry>, Error> {
@@ -246,9 +250,11 @@ impl<S: ReadAt> Directory<'_, S> {
         left = take(cursor, self.number, left, size_of::<format::DirEntry>())?;
         let raw: format::DirEntry = cursor.read()?;
         left = take(cursor, self.number, left, usize::from(raw.size.get()) + 1)?;
-        std::mem::swap(&mut self.name, &mut self.previous);
-        self.name.read(cursor, raw.size.get().into())?;
-        check_name(cursor, self.name.get(), self.previous.get())?;
+        self.current ^= 1;
+        let [first, second] = &mut self.names;
+        let (name, previous) = if self.current == 0 { (first, second) } else { (second, first) };
+        name.read(cursor, raw.size.get().into())?;
+        check_name(cursor, name.get(), previous.get())?;
         let kind = raw.r#type.get();
         let Some(file_type) = FileType::from_basic(kind) else {
             return Err(cursor.corrupt(Problem::EntryType(kind)));
@@ -264,7 +270,7 @@ impl<S: ReadAt> Directory<'_, S> {
 
     fn owned(&self, entry: Entry) -> DirEntry {
         DirEntry {
-            name: self.name.get().to_vec(),
+            name: self.name().to_vec(),
             inode: entry.inode,
             number: entry.number,
             file_type: entry.file_type,
@@ -283,7 +289,7 @@ fn take<S: ReadAt>(cursor: &Cursor<'_, S>, number: u32, left: u32, bytes: usize)
 
 /// Refuses names that could lead out of the directory, and an order that would make lookup and listing disagree.
 fn check_name<S: ReadAt>(cursor: &Cursor<'_, S>, name: &[u8], previous: &[u8]) -> Result<(), Error> {
-    if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+    if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') || name.contains(&0) {
         return Err(cursor.corrupt(Problem::Name(name.to_vec())));
     }
     if name <= previous {
