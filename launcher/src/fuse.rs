@@ -22,7 +22,7 @@ mod overlay;
 use filesystem::Tree;
 use log::Log;
 
-/// Longest READ that the kernel may send, in bytes: its own limit for an unprivileged mount.
+/// Longest READ that the kernel may send, in bytes: its own limit unless the administrator raises that (256 pages).
 const READ_MAX: u32 = 1 << 20;
 
 /// Directories and files to show whether or not the image has them. Paths are absolute, in the image, and resolved as

@@ -30,6 +30,7 @@ const TTL: Duration = Duration::from_secs(u32::MAX as u64);
 const MAX_BACKGROUND: u16 = 64;
 /// The kernel has one page for a link's target, which it ends with a NUL byte.
 const LINK_MAX: usize = 4095;
+const SELINUX: &[u8] = b"security.selinux";
 const GENERATION: Generation = Generation(0);
 
 /// Why a request gets an error.
@@ -206,14 +207,16 @@ impl Tree {
         }
     }
 
-    fn xattr(&self, id: INodeNo, name: &OsStr) -> Result<Vec<u8>, Failure> {
-        let name = name.as_bytes();
-        let Some(inode) = self.inode(self.node(id)?)? else { return Err(Errno::ENODATA.into()) };
-        if !inode.has_xattrs() {
-            return Err(Errno::ENODATA.into());
+    fn xattr(&self, id: INodeNo, name: &[u8]) -> Result<Vec<u8>, Failure> {
+        let inode = self.inode(self.node(id)?)?.filter(Inode::has_xattrs);
+        let xattrs = inode.map(|inode| self.image.xattrs(&inode)).transpose()?.unwrap_or_default();
+        match xattrs.into_iter().find(|xattr| xattr.name == name) {
+            Some(xattr) => Ok(xattr.value),
+            // `ls -l` asks for this of every file, until it is told that there are none here. The kernel remembers no
+            // answer to a request for an attribute.
+            None if name == SELINUX => Err(Errno::EOPNOTSUPP.into()),
+            None => Err(Errno::ENODATA.into()),
         }
-        let found = self.image.xattrs(&inode)?.into_iter().find(|xattr| xattr.name == name);
-        found.map(|xattr| xattr.value).ok_or(Failure::Errno(Errno::ENODATA))
     }
 
     fn xattr_names(&self, id: INodeNo) -> Result<Vec<u8>, Failure> {
@@ -389,7 +392,7 @@ impl Filesystem for Tree {
             // The kernel remembers this and does not ask again.
             return reply.error(Errno::ENOSYS);
         }
-        self.reply_xattr("GETXATTR", id, self.xattr(id, name), size, reply);
+        self.reply_xattr("GETXATTR", id, self.xattr(id, name.as_bytes()), size, reply);
     }
 
     fn listxattr(&self, _request: &Request, id: INodeNo, size: u32, reply: ReplyXattr) {

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
-use fuser::{FileAttr, FileType, INodeNo};
+use fuser::{Errno, FileAttr, FileType, INodeNo};
 
-use super::super::filesystem::Tree;
+use super::super::filesystem::{Failure, Tree};
 use super::super::listing::Target;
 use super::super::node::ROOT_ID;
 use super::super::tests::{have, make_image, make_tree, open_image, options};
@@ -178,6 +178,11 @@ fn listings_are_merged_without_duplicates_and_resume_anywhere() {
     assert_eq!(listed, [".", "..", "b", "d", "a", "c", "e"]);
     for (index, (_, cookie)) in all.iter().enumerate() {
         assert_eq!(names(&tree, "/many", *cookie), &all[index + 1..]);
+    }
+    let (many, _) = walk(&tree, "/many").unwrap();
+    for nowhere in [3, 1 << 32, (1 << 33) - 1] {
+        let failure = tree.list(many, nowhere, &mut |_| Ok(false)).unwrap_err();
+        assert!(matches!(failure, Failure::Errno(Errno::EINVAL)), "{nowhere}: {failure:?}");
     }
     let made: Vec<String> = names(&tree, "/many/e", 0).into_iter().map(|(name, _)| name).collect();
     assert_eq!(made, [".", "..", "f"]);

@@ -230,6 +230,10 @@ fn tree_is_the_sources() {
         let sparse = fs::metadata(mounted.path().join("sparse")).unwrap();
         assert!(sparse.blocks() * 512 < sparse.size() / 2);
         assert_eq!(sparse.blksize(), if arguments.contains(&"16K") { 16 << 10 } else { 128 << 10 });
+        let ask = |name| rustix::fs::getxattr(mounted.path().join("attributed"), name, &mut [0; 16]).unwrap_err();
+        assert_eq!(ask("user.four"), rustix::io::Errno::NODATA);
+        assert_eq!(ask("user.one"), rustix::io::Errno::RANGE);
+        assert_eq!(ask("security.selinux"), rustix::io::Errno::NOTSUP);
         let statfs = nix::sys::statvfs::statvfs(&mounted.path()).unwrap();
         assert!(statfs.blocks() > 0 && statfs.files() > 3000);
         assert_eq!((statfs.blocks_free(), statfs.files_free()), (0, 0));
