@@ -1,2 +1,17 @@
-//! placeholder
+//! Runs OCI container images on HPC clusters without root: the library behind the `coracle` program.
+//!
+//! A launch goes through [`cli`] (arguments to types), [`host`] and [`image`] (facts), [`spec`] (everything that will
+//! happen, as an OCI runtime specification), [`plan`] (the steps) and [`engine`] (which takes them).
+
+pub mod cli;
+pub mod doctor;
+pub mod engine;
+pub mod exit;
 pub mod fuse;
+pub mod host;
+pub mod image;
+pub mod inspect;
+pub mod options;
+pub mod plan;
+pub mod spec;
+pub mod sys;

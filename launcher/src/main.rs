@@ -1,3 +1,139 @@
-//! The `coracle` program.
+//! The `coracle` program: dispatches verbs, and is the one place that prints.
 
-fn main() {}
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use coracle::cli::{self, Cli, Command, Flags};
+use coracle::doctor::Report;
+use coracle::engine;
+use coracle::exit::Exit;
+use coracle::host::{Disk, Host};
+use coracle::image::ImageFile;
+use coracle::inspect::{self, View};
+use coracle::options::{Options, Verb};
+use coracle::plan::Plan;
+use coracle::spec::{self, Composed, ImageFacts};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors and go to standard output; clap knows which is which.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Failure } else { Exit::Success }.into();
+        }
+    };
+    match dispatch(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) if is_broken_pipe(&error) => Exit::Success.into(),
+        Err(error) => {
+            let exit = error.downcast_ref::<engine::Error>().map_or(Exit::Failure, engine::Error::exit);
+            say(&format!("coracle: error: {error:#}"));
+            exit.into()
+        }
+    }
+}
+
+/// Tells the caller, who may have closed standard error.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn warn(text: &str) {
+    say(&format!("coracle: warning: {text}"));
+}
+
+/// The reader of a listing may have read enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.command {
+        Command::Run(launch) => run(&launch.flags, &launch.words, |rest| Ok(Verb::Run(rest))),
+        Command::Shell(launch) => run(&launch.flags, &launch.words, |rest| Ok(Verb::Shell(rest))),
+        Command::Exec(launch) => run(&launch.flags, &launch.words, |rest| {
+            cli::command(rest).context("no command given: write coracle exec IMAGE COMMAND, or coracle run IMAGE")
+        }),
+        Command::Spec(spec) => show_spec(&spec),
+        Command::Inspect(arguments) => show_image(&arguments),
+        Command::Doctor(arguments) => {
+            let report = Report::collect();
+            print(|out| Ok(report.write(arguments.json, out)?))?;
+            Ok(if report.fit { Exit::Success } else { Exit::Unfit })
+        }
+    }
+}
+
+/// Everything that is decided before anything happens.
+struct Prepared {
+    image: ImageFile,
+    host: Host,
+    composed: Composed,
+}
+
+fn prepare(flags: &Flags, image: &Path, verb: &Verb) -> anyhow::Result<Prepared> {
+    let options: Options = flags.options()?;
+    let image = ImageFile::open(image)?;
+    let host = Host::collect(&options)?;
+    let composed = spec::compose(&ImageFacts::from(&image), verb, &options, &host, &Disk)?;
+    Ok(Prepared { image, host, composed })
+}
+
+type Words = [std::ffi::OsString];
+
+fn run(
+    flags: &Flags,
+    words: &Words,
+    verb: impl FnOnce(Vec<std::ffi::OsString>) -> anyhow::Result<Verb>,
+) -> anyhow::Result<Exit> {
+    let (image, rest) = cli::image_and_rest(words).context("no image given")?;
+    let Prepared { image, host, composed } = prepare(flags, &image, &verb(rest)?)?;
+    composed.warnings.iter().for_each(|warning| warn(warning));
+    let plan = Plan::new(&composed.spec, &host.mount_point, &Disk)?;
+    let never = engine::launch(&plan, image, &mut |warning| warn(&warning))?;
+    match never {}
+}
+
+fn show_spec(arguments: &cli::Spec) -> anyhow::Result<Exit> {
+    let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
+    let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
+    let Prepared { host, composed, .. } = prepare(&arguments.flags, &image, &verb)?;
+    composed.warnings.iter().for_each(|warning| warn(warning));
+    let plan = Plan::new(&composed.spec, &host.mount_point, &Disk)?;
+    print(|out| {
+        if arguments.steps {
+            write!(out, "{plan}")?;
+        } else {
+            serde_json::to_writer_pretty(&mut *out, &composed.spec).context("cannot print the specification")?;
+            writeln!(out)?;
+        }
+        Ok(())
+    })?;
+    Ok(Exit::Success)
+}
+
+fn show_image(arguments: &cli::Inspect) -> anyhow::Result<Exit> {
+    let view = match arguments {
+        cli::Inspect { json: true, .. } => View::Json,
+        cli::Inspect { config: true, .. } => View::Config,
+        cli::Inspect { manifest: true, .. } => View::Manifest,
+        cli::Inspect { tree: true, .. } => View::Tree,
+        cli::Inspect { superblock: true, .. } => View::SuperBlock,
+        _ => View::Summary,
+    };
+    let image = ImageFile::open(&arguments.image)?;
+    print(|out| Ok(inspect::show(&image, view, out)?))?;
+    Ok(Exit::Success)
+}
+
+/// Writes to standard output, and means it: what is left in the buffer may fail as well.
+fn print(write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    write(&mut out)?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,263 @@
+//! The command line: the one definition of verbs, options and their help.
+//!
+//! Parsing is pure. It ends in the types of [`crate::options`]; nothing here looks at the host.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::options::{Home, Options, Verb};
+
+pub mod parse;
+
+/// Runs container images on HPC clusters, without root.
+#[derive(Debug, Parser)]
+#[command(name = "coracle", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit status: the program's own; 125 when coracle fails, 126 when the program cannot be executed, \
+                        127 when it is not in the image."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the image's own program (its entrypoint and command)
+    ///
+    /// Arguments after the image replace the image's default arguments and go to the program untouched.
+    #[command(override_usage = "coracle run [OPTIONS] IMAGE [ARG]...")]
+    Run(Launch),
+    /// Execute a command in an image
+    #[command(override_usage = "coracle exec [OPTIONS] IMAGE COMMAND [ARG]...")]
+    Exec(Launch),
+    /// Start a shell in an image
+    #[command(override_usage = "coracle shell [OPTIONS] IMAGE [ARG]...")]
+    Shell(Launch),
+    /// Show what an image file contains
+    Inspect(Inspect),
+    /// Check whether this host can run images, and say what to change
+    Doctor(Doctor),
+    /// Print what would run, as an OCI runtime specification
+    ///
+    /// With a command it is what `exec` would do, without one what `run` would do.
+    #[command(override_usage = "coracle spec [OPTIONS] IMAGE [COMMAND [ARG]...]")]
+    Spec(Spec),
+}
+
+/// `run`, `exec` and `shell`.
+#[derive(Debug, Args)]
+pub struct Launch {
+    /// How to run it.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// A squashfs or SIF file, and what follows it, which is never taken for options of coracle
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE [ARG]")]
+    pub words: Vec<OsString>,
+}
+
+/// `spec`.
+#[derive(Debug, Args)]
+pub struct Spec {
+    /// How it would run.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Print the steps in the order in which they would be taken, instead of the specification
+    #[arg(long)]
+    pub steps: bool,
+    /// A squashfs or SIF file, and what follows it
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE [ARG]")]
+    pub words: Vec<OsString>,
+}
+
+/// Options of everything that runs a program in an image.
+#[derive(Debug, Args)]
+pub struct Flags {
+    /// Show a file or directory of the host in the container; a comma separates several
+    #[arg(short = 'B', long, value_name = "SOURCE[:DESTINATION[:ro|rw]]", help_heading = "Mounts")]
+    pub bind: Vec<OsString>,
+    /// Leave out default mounts: proc, sys, dev, devpts, tmp, home, cwd, bind-paths or an absolute path
+    #[arg(long, value_name = "LIST", help_heading = "Mounts")]
+    pub no_mount: Vec<OsString>,
+    /// Use another home directory
+    #[arg(short = 'H', long, value_name = "SOURCE[:DESTINATION]", help_heading = "Mounts")]
+    pub home: Option<OsString>,
+    /// Mount no home directory
+    #[arg(long, conflicts_with = "home", help_heading = "Mounts")]
+    pub no_home: bool,
+    /// Minimal /dev, empty private /tmp and home directory, no working directory of the host
+    #[arg(short, long, help_heading = "Mounts")]
+    pub contain: bool,
+    /// Start in this directory of the container
+    #[arg(long, visible_alias = "cwd", value_name = "DIRECTORY")]
+    pub pwd: Option<PathBuf>,
+    /// Set a variable, or take the host's value when there is no `=`; a comma before a NAME= separates several
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "Environment")]
+    pub env: Vec<OsString>,
+    /// Set the variables in a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE", help_heading = "Environment")]
+    pub env_file: Vec<PathBuf>,
+    /// Start from the image's environment instead of the host's
+    #[arg(short = 'e', long, help_heading = "Environment")]
+    pub cleanenv: bool,
+}
+
+/// `build`.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The squashfs file to make
+    #[arg(value_name = "OUTPUT")]
+    pub output: PathBuf,
+    /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE or dir:DIR
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Replace the output if it exists
+    #[arg(short = 'F', long)]
+    pub force: bool,
+    /// zstd, gzip, lz4 or xz, with a level where the codec has levels
+    #[arg(long, value_name = "CODEC[:LEVEL]", default_value = "zstd")]
+    pub compression: String,
+    /// Bytes in a data block, a power of two from 4K to 1M
+    #[arg(long, value_name = "SIZE")]
+    pub block_size: Option<String>,
+    /// Compressing threads; one for each core when left out
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Show neither progress nor summary
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A squashfs or SIF file
+    pub image: PathBuf,
+    /// Print the summary as JSON
+    #[arg(long, group = "what")]
+    pub json: bool,
+    /// Print the OCI image configuration, byte for byte
+    #[arg(long, group = "what")]
+    pub config: bool,
+    /// Print the OCI manifest, byte for byte
+    #[arg(long, group = "what")]
+    pub manifest: bool,
+    /// List every file with its metadata
+    #[arg(long, group = "what")]
+    pub tree: bool,
+    /// Print the squashfs superblock
+    #[arg(long, group = "what")]
+    pub superblock: bool,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Flags {
+    /// The typed options.
+    ///
+    /// # Errors
+    /// The first value that does not parse.
+    pub fn options(&self) -> Result<Options, parse::Error> {
+        let mut options = Options {
+            env_files: self.env_file.clone(),
+            clean_env: self.cleanenv,
+            working_dir: self.pwd.clone(),
+            contain: self.contain,
+            ..Options::default()
+        };
+        for value in &self.bind {
+            options.binds.extend(parse::binds(value)?);
+        }
+        for value in &self.env {
+            options.env.extend(parse::env(value)?);
+        }
+        for value in &self.no_mount {
+            options.no_mount.extend(parse::no_mount(value)?);
+        }
+        options.home = match &self.home {
+            Some(value) => parse::home(value)?,
+            None if self.no_home => Home::Without,
+            None => Home::Own,
+        };
+        Ok(options)
+    }
+}
+
+/// Splits what follows the options into the image and the rest.
+#[must_use]
+pub fn image_and_rest(words: &[OsString]) -> Option<(PathBuf, Vec<OsString>)> {
+    let (image, rest) = words.split_first()?;
+    Some((PathBuf::from(image), rest.to_vec()))
+}
+
+/// The command after the image of `exec` and `spec`. No program is called `--`, so one in front is dropped for those
+/// who are used to writing it.
+#[must_use]
+pub fn command(rest: Vec<OsString>) -> Option<Verb> {
+    let mut rest = rest;
+    if rest.first().is_some_and(|word| word == "--") {
+        rest.remove(0);
+    }
+    (!rest.is_empty()).then_some(Verb::Exec(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn launch(words: &[&str]) -> Launch {
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(launch) | Command::Exec(launch) | Command::Shell(launch) => launch,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_image_is_not_ours() {
+        let launch = launch(&["coracle", "exec", "-e", "i.sqfs", "--bind", "-e", "--help", "--", "x"]);
+        assert_eq!(launch.words, ["i.sqfs", "--bind", "-e", "--help", "--", "x"]);
+        assert!(launch.flags.cleanenv && launch.flags.bind.is_empty());
+    }
+
+    #[test]
+    fn options_before_the_image_reach_their_types() {
+        let words = ["coracle", "run", "-B", "/a:/b:ro", "-B/c", "--cwd", "/w", "--env", "A=1", "-c", "i.sqfs", "-x"];
+        let launch = launch(&words);
+        let options = launch.flags.options().unwrap();
+        assert_eq!(options.binds.len(), 2);
+        assert_eq!(options.working_dir, Some(PathBuf::from("/w")));
+        assert!(options.contain && !options.clean_env);
+        assert_eq!(launch.words, ["i.sqfs", "-x"]);
+    }
+
+    #[test]
+    fn an_image_is_required() {
+        assert!(Cli::try_parse_from(["coracle", "run"]).is_err());
+        assert!(Cli::try_parse_from(["coracle", "run", "--home", "/x", "--no-home", "i"]).is_err());
+    }
+
+    #[test]
+    fn dashes_before_a_command_are_dropped() {
+        let words = |list: &[&str]| list.iter().map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(command(words(&["--", "ls", "--"])), Some(Verb::Exec(words(&["ls", "--"]))));
+        assert_eq!(command(words(&["--"])), None);
+        assert_eq!(command(Vec::new()), None);
+    }
+}

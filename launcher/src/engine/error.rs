@@ -1,0 +1,307 @@
+//! Why a launch failed, with what the person at the terminal, or the administrator, can do about it.
+//!
+//! The kernel's own words mislead here more often than not, so the usual causes are named beside them.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::exit::Exit;
+use crate::fuse;
+
+/// Why a launch failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `unshare(CLONE_NEWUSER)`
+    #[error("cannot create a user namespace: {cause}{}", user_namespace(cause))]
+    UserNamespace {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// Writing the maps.
+    #[error("cannot map the caller's ids, writing {file}: {cause}{}", map_ids(cause))]
+    MapIds {
+        /// Below `/proc`.
+        file: &'static str,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// `/dev/fuse`
+    #[error("cannot open /dev/fuse: {cause}{}", open_fuse(cause))]
+    OpenFuse {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// Creating the process.
+    #[error(
+        "cannot start the file system server: {cause}; the limits on processes (ulimit -u, pids.max of the job) may be reached"
+    )]
+    StartServer {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// The image cannot be served.
+    #[error(transparent)]
+    Serve(#[from] fuse::Error),
+    /// The server says why it cannot go on.
+    #[error("the file system server failed: {report}")]
+    Server {
+        /// In its words.
+        report: String,
+    },
+    /// The server is gone.
+    #[error("the file system server ended unexpectedly: it may have been killed, for memory or by hand")]
+    ServerEnded,
+    /// `unshare(CLONE_NEWNS)`, or making it a slave.
+    #[error("cannot create a mount namespace: {cause}{}", mount_namespace(cause))]
+    MountNamespace {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// Mounting FUSE.
+    #[error("cannot mount the image over {}: {cause}{}", at.display(), mount_image(cause))]
+    MountImage {
+        /// On the host.
+        at: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// The mounted image's root.
+    #[error("cannot open the mounted image: {cause}")]
+    Root {
+        /// The kernel's reason.
+        cause: Errno,
+    },
+    /// The source of a bind.
+    #[error("cannot bind {}: cannot open it on the host: {cause}", path.display())]
+    Source {
+        /// On the host.
+        path: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// A mount's destination.
+    #[error("cannot mount on {} in the container: {cause}{}", path.display(), target(cause))]
+    Target {
+        /// In the container.
+        path: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// A bind.
+    #[error("cannot bind {} on {}: {cause}{}", source_path.display(), destination.display(), bind(cause))]
+    Bind {
+        /// On the host.
+        source_path: PathBuf,
+        /// In the container.
+        destination: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// A new file system.
+    #[error("cannot mount {kind} on {}: {cause}", destination.display())]
+    Mount {
+        /// Its type.
+        kind: String,
+        /// In the container.
+        destination: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// A mount point on a new file system.
+    #[error("cannot make {} in the container: {cause}", path.display())]
+    Make {
+        /// In the container.
+        path: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// Changing roots.
+    #[error("cannot {what} the new root: {cause}")]
+    Pivot {
+        /// A verb.
+        what: &'static str,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// The working directory.
+    #[error("cannot enter {} in the container: {cause}", path.display())]
+    ChangeDirectory {
+        /// In the container.
+        path: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// Giving up privileges.
+    #[error("cannot set {what}: {cause}")]
+    Privileges {
+        /// What was to be set.
+        what: &'static str,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// Closing descriptors or restoring signals.
+    #[error("cannot close inherited descriptors")]
+    Descriptors(#[source] io::Error),
+    /// The program is not there.
+    #[error("cannot find {} in the container{}", program.display(), searched(searched_in.as_ref()))]
+    NotFound {
+        /// As given.
+        program: OsString,
+        /// The container's `PATH`, if it was searched.
+        searched_in: Option<OsString>,
+    },
+    /// The program is there.
+    #[error("cannot execute {} in the container: {reason}", path.display())]
+    NotExecutable {
+        /// In the container.
+        path: PathBuf,
+        /// Why not.
+        reason: Reason,
+    },
+    /// A plan without a program.
+    #[error("cannot execute anything: the plan names no program")]
+    NothingToExecute,
+    /// A plan whose steps do not follow from one another.
+    #[error("cannot {0}: the plan's steps are out of order")]
+    OutOfOrder(&'static str),
+}
+
+/// Why a file cannot be executed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// What `#!` names is missing.
+    #[error("its interpreter {} is not in the container{}", name.display(), carriage(*carriage_return))]
+    ScriptInterpreter {
+        /// As written in the script.
+        name: PathBuf,
+        /// The line ends as on Windows.
+        carriage_return: bool,
+    },
+    /// The ELF interpreter is missing.
+    #[error(
+        "its loader {} is not in the container: it was built for another distribution or C library",
+        name.display()
+    )]
+    Loader {
+        /// As written in the program.
+        name: PathBuf,
+    },
+    /// The kernel knows no way to execute it.
+    #[error("{0}")]
+    Format(String),
+    /// A directory.
+    #[error("it is a directory")]
+    Directory,
+    /// The mode.
+    #[error("it has no execute permission")]
+    NoExecuteBit,
+    /// Another reason for `EACCES`.
+    #[error("permission denied: you may not execute it, or it is on a file system mounted noexec")]
+    Refused,
+    /// `E2BIG`
+    #[error("arguments and environment together are too long; see ulimit -s")]
+    TooLong,
+    /// A NUL byte.
+    #[error("an argument or a variable has a NUL byte")]
+    NulByte,
+    /// Anything else.
+    #[error("{0}")]
+    Errno(io::Error),
+}
+
+impl Error {
+    /// The exit status that it calls for.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::NotFound { .. } => Exit::NotFound,
+            Self::NotExecutable { .. } => Exit::NotExecutable,
+            _ => Exit::Failure,
+        }
+    }
+}
+
+fn carriage(present: bool) -> &'static str {
+    if present { "; its first line ends in a carriage return: convert it with dos2unix" } else { "" }
+}
+
+fn searched(path: Option<&OsString>) -> String {
+    path.map(|path| format!(": searched {}", path.display())).unwrap_or_default()
+}
+
+fn user_namespace(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOSPC) => {
+            "; their number is limited: raise user.max_user_namespaces (sysctl), or leave some of the nested namespaces"
+        }
+        Some(libc::EUSERS) => "; namespaces are nested too deep",
+        Some(libc::EPERM) => {
+            "; they are switched off here (kernel.unprivileged_userns_clone, AppArmor, or a container's seccomp filter), or this is a chroot: see coracle doctor"
+        }
+        Some(libc::EINVAL | libc::ENOSYS) => "; this kernel is built without CONFIG_USER_NS",
+        _ => "; see coracle doctor",
+    }
+}
+
+fn map_ids(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            "; AppArmor may restrict user namespaces (kernel.apparmor_restrict_unprivileged_userns), or the coracle file may not be readable: see coracle doctor"
+        }
+        _ => "",
+    }
+}
+
+fn open_fuse(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => "; an administrator can load the module: modprobe fuse",
+        Some(libc::EACCES | libc::EPERM) => "; an administrator can open it to users: chmod 0666 /dev/fuse",
+        _ => "",
+    }
+}
+
+fn mount_namespace(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOSPC) => "; their number is limited: raise user.max_mnt_namespaces (sysctl)",
+        Some(libc::EPERM | libc::EACCES) => {
+            "; a security module takes the rights away that a user namespace gives (AppArmor since Ubuntu 23.10): see coracle doctor"
+        }
+        _ => "",
+    }
+}
+
+fn mount_image(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "; FUSE in user namespaces needs Linux 4.18, and AppArmor or SELinux to permit it: see coracle doctor"
+        }
+        Some(libc::ENODEV) => "; an administrator can load the module: modprobe fuse",
+        _ => "",
+    }
+}
+
+fn target(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOENT) => {
+            "; it lies in a directory of the host that is bound there, in which nothing is made: make it on the host, or bind elsewhere"
+        }
+        Some(libc::ENOTDIR) => "; a file is on the way",
+        Some(libc::EACCES) => "; the directory of the host that is bound there does not let you in",
+        _ => "",
+    }
+}
+
+fn bind(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOTDIR) => {
+            "; one is a directory and the other is not: bind a directory on a directory, a file on a file"
+        }
+        Some(libc::ENOSPC) => "; the number of mounts is limited: raise fs.mount-max (sysctl), or bind less",
+        _ => "",
+    }
+}

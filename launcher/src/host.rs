@@ -1,0 +1,192 @@
+//! Facts about the host and the caller, collected once before anything is decided.
+//!
+//! No name service module is loaded into the process: a static build could not, and at scale a directory server would
+//! feel it. Users that the files do not know are asked for with one `getent` each.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::cli::parse;
+use crate::options::{EnvSetting, Options};
+
+pub mod accounts;
+
+use accounts::Account;
+
+/// Directories of which at least one exists everywhere; the image is mounted over the first, in a namespace of its own.
+const MOUNT_POINTS: [&str; 6] = ["/tmp", "/mnt", "/run", "/usr", "/etc", "/dev"];
+
+/// Why the facts could not be collected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file of `--env-file` cannot be read.
+    #[error("cannot read environment file {}: {cause}", path.display())]
+    EnvFile {
+        /// As given.
+        path: PathBuf,
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// A file of `--env-file` has a line that is no setting.
+    #[error("cannot use line {line} of environment file {}: write NAME=VALUE", path.display())]
+    EnvLine {
+        /// As given.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// None of the directories over which the image could be mounted exists.
+    #[error("cannot mount the image: this host has none of {}", MOUNT_POINTS.join(", "))]
+    NoMountPoint,
+}
+
+/// What is at a path of the host, symbolic links followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// Anything else that exists.
+    File,
+}
+
+/// Looks at paths of the host. A trait, so that the deciding code is tested without one.
+pub trait Probe {
+    /// What is there; `None` when it does not exist or cannot be reached.
+    fn kind(&self, path: &Path) -> Option<Kind>;
+}
+
+/// The facts.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// The caller's entry in the user database.
+    pub account: Account,
+    /// Name of the caller's group.
+    pub group: String,
+    /// Absolute path of the working directory, as the shell calls it when that is right; `None` when it is gone.
+    pub cwd: Option<PathBuf>,
+    /// The home directory, from `HOME` or else the user database, if it is a directory.
+    pub home: Option<PathBuf>,
+    /// The environment, in the order in which it is.
+    pub env: Vec<(OsString, OsString)>,
+    /// Settings from `--env-file`, in order.
+    pub file_settings: Vec<EnvSetting>,
+    /// Over which the image can be mounted.
+    pub mount_point: PathBuf,
+}
+
+impl Host {
+    /// Collects the facts.
+    ///
+    /// # Errors
+    /// When a file that `options` name cannot be used.
+    pub fn collect(options: &Options) -> Result<Self, Error> {
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let value = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let account = account(uid, gid, value("USER"), value("HOME"));
+        let home = [value("HOME").map(PathBuf::from), Some(account.home.clone())].into_iter().flatten();
+        let home = home.into_iter().find(|path| path.is_absolute() && path.is_dir());
+        let mut file_settings = Vec::new();
+        for path in &options.env_files {
+            let content = fs::read(path).map_err(|cause| Error::EnvFile { path: path.clone(), cause })?;
+            let settings = parse::env_file(&content).map_err(|line| Error::EnvLine { path: path.clone(), line })?;
+            file_settings.extend(settings);
+        }
+        Ok(Self {
+            uid,
+            gid,
+            account,
+            group: group(gid),
+            cwd: cwd(value("PWD")),
+            home,
+            env,
+            file_settings,
+            mount_point: mount_point().ok_or(Error::NoMountPoint)?,
+        })
+    }
+
+    /// A variable of the environment.
+    #[must_use]
+    pub fn var(&self, name: &OsStr) -> Option<&OsStr> {
+        self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    }
+}
+
+/// The first usable place to mount over.
+pub(crate) fn mount_point() -> Option<PathBuf> {
+    MOUNT_POINTS.iter().map(PathBuf::from).find(|path| path.is_dir())
+}
+
+/// The host itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk;
+
+impl Probe for Disk {
+    fn kind(&self, path: &Path) -> Option<Kind> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(if metadata.is_dir() { Kind::Directory } else { Kind::File })
+    }
+}
+
+/// `PWD` names the working directory with the symbolic links that the user knows (`/home/me` rather than
+/// `/lustre/u7/me`); it is believed only if it leads to the same directory.
+fn cwd(pwd: Option<OsString>) -> Option<PathBuf> {
+    let real = fs::metadata(".").ok()?;
+    if let Some(pwd) = pwd.map(PathBuf::from).filter(|path| path.is_absolute()) {
+        let same = |named: fs::Metadata| (named.dev(), named.ino()) == (real.dev(), real.ino());
+        if fs::metadata(&pwd).is_ok_and(same) {
+            return Some(pwd);
+        }
+    }
+    std::env::current_dir().ok()
+}
+
+fn account(uid: u32, gid: u32, user: Option<OsString>, home: Option<OsString>) -> Account {
+    let find = |content: &[u8]| accounts::passwd_by_uid(content, uid);
+    let known = fs::read("/etc/passwd").ok().and_then(|content| find(&content));
+    known.or_else(|| getent("passwd", uid).and_then(|content| find(&content))).unwrap_or_else(|| {
+        // No database knows the caller: what the environment says is all there is.
+        let plain = |name: &OsString| {
+            let bytes = name.as_bytes();
+            !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
+        };
+        let name = user.filter(plain).and_then(|name| name.into_string().ok());
+        Account {
+            name: name.unwrap_or_else(|| format!("user{uid}")),
+            uid,
+            gid,
+            gecos: OsString::new(),
+            home: home.map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or_else(|| PathBuf::from("/")),
+            shell: PathBuf::from("/bin/sh"),
+        }
+    })
+}
+
+fn group(gid: u32) -> String {
+    let find = |content: &[u8]| accounts::group_by_gid(content, gid);
+    let known = fs::read("/etc/group").ok().and_then(|content| find(&content));
+    known.or_else(|| getent("group", gid).and_then(|content| find(&content))).unwrap_or_else(|| format!("group{gid}"))
+}
+
+/// Asks the host's name services. A missing `getent` or entry is no error: names are a convenience.
+fn getent(database: &str, id: u32) -> Option<Vec<u8>> {
+    let mut command = Command::new("getent");
+    command.args([database, &id.to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = command.output().ok()?;
+    output.status.success().then_some(output.stdout)
+}
+
+/// A path from bytes of a file.
+fn path_from(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
+}

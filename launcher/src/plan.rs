@@ -1,0 +1,424 @@
+//! Turns a specification into the list of steps that carry it out, in their order.
+//!
+//! Pure, so that the order and the content of security steps are tested without privileges, and can be printed before
+//! anything happens. [`crate::engine`] executes the list and decides nothing.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+
+use crate::fuse::SyntheticFile;
+use crate::host::{Kind, Probe};
+use crate::spec::{self, is_below};
+
+mod options;
+#[cfg(test)]
+mod tests;
+
+/// Permission bits of generated files.
+const FILE_MODE: u16 = 0o644;
+/// What every container's `/dev` has, by the runtime specification, besides `ptmx` and the links.
+const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+/// Links that the runtime specification wants in a `/dev`.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+];
+
+/// Why a specification cannot be carried out.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A part without which nothing can run.
+    #[error("cannot carry out the specification: it has no {0}")]
+    Missing(&'static str),
+    /// Something the engine does not do. It is refused, because leaving it out would be less than was asked for.
+    #[error("cannot carry out the specification: {0} is not supported")]
+    Unsupported(String),
+    /// A mount whose destination is not absolute.
+    #[error("cannot mount on {}: the destination is not an absolute path below /", destination.display())]
+    Destination {
+        /// As written.
+        destination: PathBuf,
+    },
+    /// A bind without source, or whose source is relative.
+    #[error("cannot bind on {}: its source is not an absolute path", destination.display())]
+    Source {
+        /// Where it was to go.
+        destination: PathBuf,
+    },
+    /// A word that is no option of a bind.
+    #[error("cannot bind on {}: unknown option {option:?}", destination.display())]
+    Option {
+        /// Where it was to go.
+        destination: PathBuf,
+        /// As written.
+        option: String,
+    },
+}
+
+/// One step. The fields are all that it depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Enter a new user namespace that knows the caller alone.
+    UnshareUser {
+        /// Mapped to itself.
+        uid: u32,
+        /// Mapped to itself.
+        gid: u32,
+    },
+    /// Open `/dev/fuse` in the new user namespace.
+    OpenFuse,
+    /// Start the process that answers for the image.
+    StartServer {
+        /// Directories to show that the image lacks.
+        directories: Vec<PathBuf>,
+        /// Files to show that the image lacks or that replace its own.
+        files: Vec<(PathBuf, SyntheticFile)>,
+    },
+    /// Enter a new mount namespace, into which the host's later mounts are passed on and out of which nothing is.
+    UnshareMount,
+    /// Hold on to the sources of all binds before anything covers them.
+    OpenSources(Vec<PathBuf>),
+    /// Mount the image over a directory of the host.
+    MountImage {
+        /// The directory.
+        at: PathBuf,
+    },
+    /// Make the image the root, with the host's root stacked on it, out of the way of paths.
+    PivotRoot,
+    /// Make a directory, with its parents, on a file system that an earlier step mounted.
+    MakeDirectory(PathBuf),
+    /// Make an empty file on a file system that an earlier step mounted.
+    MakeFile(PathBuf),
+    /// Make a symbolic link on a file system that an earlier step mounted.
+    MakeLink {
+        /// Where.
+        path: PathBuf,
+        /// To where.
+        target: PathBuf,
+    },
+    /// Show a directory or file of the host.
+    Bind {
+        /// On the host; one of those of [`Step::OpenSources`].
+        source: PathBuf,
+        /// In the new root.
+        destination: PathBuf,
+        /// With what is mounted below it.
+        recursive: bool,
+        /// Restrictions, put on everything that is bound.
+        restrict: MsFlags,
+        /// A refusal is a warning.
+        optional: bool,
+    },
+    /// Mount a new file system.
+    Mount {
+        /// Its type.
+        kind: String,
+        /// In the new root.
+        destination: PathBuf,
+        /// Flags.
+        flags: MsFlags,
+        /// What the file system itself understands.
+        data: String,
+    },
+    /// Let go of the host's root.
+    DetachHost,
+    /// Go to the working directory.
+    ChangeDirectory {
+        /// Absolute.
+        path: PathBuf,
+        /// Where to go instead, with a warning.
+        fallback: Option<PathBuf>,
+    },
+    /// Give up gaining privileges by `execve`.
+    NoNewPrivileges,
+    /// Empty all sets of capabilities.
+    DropCapabilities,
+    /// Close all descriptors except the standard ones.
+    CloseDescriptors,
+    /// Become the program.
+    Execute {
+        /// Its name and arguments.
+        args: Vec<OsString>,
+        /// `NAME=VALUE`.
+        env: Vec<OsString>,
+    },
+}
+
+/// The steps of a launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order in which they are taken.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Plans `spec` for a host on which `probe` looks, with the image mounted over `mount_point`.
+    ///
+    /// # Errors
+    /// When the specification lacks something, or asks for what the engine does not do.
+    pub fn new(spec: &Spec, mount_point: &Path, probe: &dyn Probe) -> Result<Self, Error> {
+        let process = spec.process().as_ref().ok_or(Error::Missing("process"))?;
+        refuse_unsupported(spec)?;
+        let mut mounts = Mounts { optional: optional(spec), ..Mounts::default() };
+        for mount in spec.mounts().iter().flatten() {
+            mounts.add(mount, probe)?;
+        }
+        let annotations = spec.annotations().as_ref();
+        for (name, content) in annotations.into_iter().flatten() {
+            if let Some(path) = name.strip_prefix(spec::FILE) {
+                let content = SyntheticFile::Content(content.clone().into_bytes(), FILE_MODE);
+                mounts.files.push((PathBuf::from(path), content));
+            }
+        }
+        mounts.files.sort_by(|one, other| one.0.cmp(&other.0));
+        let args = process.args().as_deref().unwrap_or_default();
+        if args.is_empty() {
+            return Err(Error::Missing("program to execute"));
+        }
+        let env = process.env().as_deref().unwrap_or_default();
+        let fallback = annotations.and_then(|all| all.get(spec::CWD_FALLBACK)).map(PathBuf::from);
+
+        let mut steps = vec![
+            Step::UnshareUser { uid: process.user().uid(), gid: process.user().gid() },
+            Step::OpenFuse,
+            Step::StartServer { directories: mounts.directories, files: mounts.files },
+            Step::UnshareMount,
+            Step::OpenSources(mounts.sources),
+            Step::MountImage { at: mount_point.to_path_buf() },
+            Step::PivotRoot,
+        ];
+        steps.append(&mut mounts.steps);
+        steps.extend([
+            Step::DetachHost,
+            Step::ChangeDirectory { path: process.cwd().clone(), fallback },
+            Step::NoNewPrivileges,
+            Step::DropCapabilities,
+            Step::CloseDescriptors,
+            Step::Execute {
+                args: spec::words(args, spec::RAW_ARGUMENT, annotations),
+                env: spec::words(env, spec::RAW_ENV, annotations),
+            },
+        ]);
+        Ok(Self { steps })
+    }
+}
+
+/// A confinement that is asked for is applied or refused, never passed over.
+fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
+    let unsupported = |what: &str| Err(Error::Unsupported(what.to_owned()));
+    if let Some(linux) = spec.linux() {
+        for namespace in linux.namespaces().iter().flatten() {
+            let known = matches!(namespace.typ(), LinuxNamespaceType::User | LinuxNamespaceType::Mount);
+            if !known || namespace.path().is_some() {
+                return unsupported(&format!("the {} namespace", namespace.typ()));
+            }
+        }
+        let asked = [
+            (linux.seccomp().is_some(), "a seccomp profile"),
+            (linux.resources().is_some(), "resource limits by cgroup"),
+            (linux.masked_paths().is_some(), "masked paths"),
+            (linux.readonly_paths().is_some(), "read-only paths"),
+            (linux.devices().as_ref().is_some_and(|devices| !devices.is_empty()), "a device node"),
+        ];
+        if let Some((_, what)) = asked.iter().find(|(asked, _)| *asked) {
+            return unsupported(what);
+        }
+    }
+    if let Some(process) = spec.process() {
+        if process.selinux_label().is_some() || process.apparmor_profile().is_some() {
+            return unsupported("a security label");
+        }
+        if process.rlimits().as_ref().is_some_and(|limits| !limits.is_empty()) {
+            return unsupported("a resource limit");
+        }
+    }
+    if spec.hooks().is_some() {
+        return unsupported("a hook");
+    }
+    if spec.hostname().is_some() {
+        return unsupported("a host name");
+    }
+    Ok(())
+}
+
+fn optional(spec: &Spec) -> HashSet<PathBuf> {
+    let lines = spec.annotations().as_ref().and_then(|all| all.get(spec::OPTIONAL));
+    lines.into_iter().flat_map(|lines| lines.lines()).map(PathBuf::from).collect()
+}
+
+/// Collects the steps of the specification's mounts, and what must be there for them.
+#[derive(Default)]
+struct Mounts {
+    optional: HashSet<PathBuf>,
+    steps: Vec<Step>,
+    sources: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+    files: Vec<(PathBuf, SyntheticFile)>,
+    /// Destinations so far, and whether a new writable file system is there.
+    covered: Vec<(PathBuf, bool)>,
+}
+
+impl Mounts {
+    fn add(&mut self, mount: &Mount, probe: &dyn Probe) -> Result<(), Error> {
+        let destination = mount.destination().clone();
+        if !destination.is_absolute() || destination.components().count() < 2 {
+            return Err(Error::Destination { destination });
+        }
+        let words = mount.options().as_deref().unwrap_or_default();
+        let parsed = options::parse(words);
+        if mount.typ().as_deref() == Some("bind") || parsed.bind {
+            let source = mount.source().clone().filter(|source| source.is_absolute());
+            let source = source.ok_or_else(|| Error::Source { destination: destination.clone() })?;
+            if let Some(option) = parsed.other.into_iter().next() {
+                return Err(Error::Option { destination, option });
+            }
+            self.bind(source, destination, parsed.recursive, parsed.flags, probe);
+        } else {
+            let kind = mount.typ().clone().ok_or(Error::Missing("type of a mount"))?;
+            self.target(&destination, Kind::Directory);
+            let writable = kind == "tmpfs" && !parsed.flags.contains(MsFlags::MS_RDONLY);
+            self.covered.push((destination.clone(), writable));
+            let step = Step::Mount {
+                kind,
+                destination: destination.clone(),
+                flags: parsed.flags,
+                data: parsed.other.join(","),
+            };
+            self.steps.push(step);
+            if writable && destination == Path::new("/dev") {
+                self.devices(probe);
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, source: PathBuf, destination: PathBuf, recursive: bool, restrict: MsFlags, probe: &dyn Probe) {
+        self.target(&destination, probe.kind(&source).unwrap_or(Kind::File));
+        if !self.sources.contains(&source) {
+            self.sources.push(source.clone());
+        }
+        self.covered.push((destination.clone(), false));
+        let optional = self.optional.contains(&destination);
+        self.steps.push(Step::Bind { source, destination, recursive, restrict, optional });
+    }
+
+    /// Sees to it that something is there to mount on: in the image by the server, on a new file system by a step. In
+    /// a directory of the host nothing is made.
+    fn target(&mut self, destination: &Path, kind: Kind) {
+        let holder = self.covered.iter().rev().find(|(covered, _)| is_below(destination, covered));
+        match (holder, kind) {
+            (None, Kind::Directory) => self.directories.push(destination.to_path_buf()),
+            (None, Kind::File) => self.files.push((destination.to_path_buf(), SyntheticFile::Empty)),
+            (Some((covered, true)), _) if covered == destination => {}
+            (Some((_, true)), Kind::Directory) => self.steps.push(Step::MakeDirectory(destination.to_path_buf())),
+            (Some((_, true)), Kind::File) => self.steps.push(Step::MakeFile(destination.to_path_buf())),
+            (Some((_, false)), _) => {}
+        }
+    }
+
+    fn devices(&mut self, probe: &dyn Probe) {
+        for device in DEVICES {
+            if probe.kind(Path::new(device)).is_some() {
+                self.bind(device.into(), device.into(), false, MsFlags::empty(), probe);
+            }
+        }
+        for (path, target) in DEVICE_LINKS {
+            self.steps.push(Step::MakeLink { path: path.into(), target: target.into() });
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps.iter().enumerate().try_for_each(|(index, step)| writeln!(f, "{:3}  {step}", index + 1))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnshareUser { uid, gid } => {
+                write!(f, "enter a new user namespace; map uid {uid} and gid {gid} to themselves, nothing else")
+            }
+            Self::OpenFuse => f.write_str("open /dev/fuse"),
+            Self::StartServer { directories, files } => start_server(f, directories, files),
+            Self::UnshareMount => f.write_str("enter a new mount namespace that receives mounts and passes none on"),
+            Self::OpenSources(sources) => {
+                f.write_str("hold")?;
+                sources.iter().try_for_each(|source| write!(f, " {}", source.display()))
+            }
+            Self::MountImage { at } => {
+                write!(f, "mount the image over {}, read-only, nosuid, nodev", at.display())
+            }
+            Self::MakeDirectory(path) => write!(f, "make directory {}", path.display()),
+            Self::MakeFile(path) => write!(f, "make file {}", path.display()),
+            Self::MakeLink { path, target } => write!(f, "make link {} to {}", path.display(), target.display()),
+            Self::Bind { source, destination, recursive, restrict, optional } => {
+                let deep = if *recursive { " and what is mounted below it" } else { "" };
+                write!(f, "bind {}{deep} on {}{}", source.display(), destination.display(), options::Names(*restrict))?;
+                if *optional { f.write_str(", if possible") } else { Ok(()) }
+            }
+            Self::Mount { kind, destination, flags, data } => {
+                let comma = if data.is_empty() { "" } else { ", " };
+                write!(f, "mount {kind} on {}{}{comma}{data}", destination.display(), options::Names(*flags))
+            }
+            Self::PivotRoot => f.write_str("make the image the root, with the host's root stacked on it"),
+            Self::DetachHost => f.write_str("detach the host's root"),
+            Self::ChangeDirectory { path, fallback } => {
+                write!(f, "go to {}", path.display())?;
+                fallback.iter().try_for_each(|fallback| write!(f, ", or else {}", fallback.display()))
+            }
+            Self::NoNewPrivileges => f.write_str("set no_new_privs"),
+            Self::DropCapabilities => {
+                f.write_str("empty the bounding, ambient, effective, permitted and inheritable capabilities")
+            }
+            Self::CloseDescriptors => f.write_str("close all descriptors except 0, 1 and 2"),
+            Self::Execute { args, env } => {
+                write!(f, "execute")?;
+                args.iter().try_for_each(|arg| write!(f, " {}", Quoted(arg)))?;
+                write!(f, " with {} variables", env.len())
+            }
+        }
+    }
+}
+
+fn start_server(
+    f: &mut fmt::Formatter<'_>,
+    directories: &[PathBuf],
+    files: &[(PathBuf, SyntheticFile)],
+) -> fmt::Result {
+    f.write_str("start the file system server")?;
+    for (content, what) in [(false, "; add if missing"), (true, "; replace")] {
+        let chosen = files.iter().filter(|(_, file)| matches!(file, SyntheticFile::Content(..)) == content);
+        let directories = if content { &[] } else { directories };
+        for (index, path) in directories.iter().chain(chosen.map(|(path, _)| path)).enumerate() {
+            write!(f, "{} {}", if index == 0 { what } else { "" }, path.display())?;
+        }
+    }
+    Ok(())
+}
+
+/// A word as a shell would want it, if it is not plain.
+struct Quoted<'a>(&'a OsString);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-./=:,@%+".contains(byte);
+        let bytes = self.0.as_bytes();
+        if !bytes.is_empty() && bytes.iter().all(plain) {
+            write!(f, "{}", self.0.display())
+        } else {
+            write!(f, "{:?}", self.0)
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Composes the OCI runtime specification: the image's configuration, the caller's options and the host's facts go in,
+//! everything that will happen comes out. Nothing is changed here, and only what the arguments show is looked at.
+//!
+//! What the specification has no field for is in annotations, whose names are constants of this module.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::OciSpecError;
+use oci_spec::image::ImageConfiguration;
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+};
+
+use crate::host::{Host, Probe, accounts};
+use crate::image::{self, Entry, ImageFile, Tree, is_executable, locate};
+use crate::options::{DefaultMount, Options, Verb};
+
+mod env;
+mod mounts;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use mounts::is_below;
+
+/// Absolute path of the image file.
+pub const IMAGE: &str = "org.coracle.image";
+/// First byte of the squashfs in the image file, when that is not 0.
+pub const IMAGE_OFFSET: &str = "org.coracle.image.offset";
+/// Followed by a path: the content of a file that replaces the image's.
+pub const FILE: &str = "org.coracle.file.";
+/// Destinations, one a line, of mounts that are left out with a warning when the host refuses them.
+pub const OPTIONAL: &str = "org.coracle.optional";
+/// Where to start when the working directory cannot be entered.
+pub const CWD_FALLBACK: &str = "org.coracle.cwd.fallback";
+/// Followed by an index: the argument's bytes in hexadecimal, when they are not UTF-8.
+pub const RAW_ARGUMENT: &str = "org.coracle.raw.args.";
+/// Followed by an index: the `NAME=VALUE` bytes in hexadecimal, when they are not UTF-8.
+pub const RAW_ENV: &str = "org.coracle.raw.env.";
+
+/// Version of the runtime specification that the result follows.
+const VERSION: &str = "1.2.0";
+/// The converter leaves the image's configuration here.
+const CONFIG: &str = "/.coracle/config.json";
+/// What `run` means to an image that Apptainer built.
+const RUNSCRIPT: &str = "/.singularity.d/runscript";
+
+/// Why no specification could be composed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The image is damaged.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// The image's configuration is not what the OCI specification says.
+    #[error("cannot read the image's configuration, {CONFIG}")]
+    Config(#[source] OciSpecError),
+    /// The parts do not make a specification.
+    #[error("cannot compose the runtime specification")]
+    Spec(#[from] OciSpecError),
+    /// The image does not say what it runs.
+    #[error("cannot run image {}: it names no program of its own; name one: coracle exec IMAGE COMMAND", image.display())]
+    NoProgram {
+        /// The image file.
+        image: PathBuf,
+    },
+    /// `shell`, but the image has none.
+    #[error("cannot start a shell in image {}: it has neither /bin/bash nor /bin/sh", image.display())]
+    NoShell {
+        /// The image file.
+        image: PathBuf,
+    },
+    /// The source of a bind.
+    #[error("cannot bind {}: there is no such file or directory on this host, or you may not reach it", source_path.display())]
+    NoSource {
+        /// On the host.
+        source_path: PathBuf,
+    },
+    /// A relative path when the working directory is gone.
+    #[error("cannot bind {}: it is relative, and the working directory is gone", source_path.display())]
+    NoCwd {
+        /// As given.
+        source_path: PathBuf,
+    },
+    /// `--pwd`
+    #[error("cannot start in {}: write an absolute path of the container", path.display())]
+    RelativeCwd {
+        /// As given.
+        path: PathBuf,
+    },
+}
+
+/// The image, as far as the decisions need it.
+pub struct ImageFacts<'a> {
+    /// Absolute path on the host.
+    pub path: &'a Path,
+    /// First byte of the squashfs.
+    pub offset: u64,
+    /// Its files.
+    pub tree: &'a dyn Tree,
+}
+
+impl<'a> From<&'a ImageFile> for ImageFacts<'a> {
+    fn from(image: &'a ImageFile) -> Self {
+        Self { path: &image.path, offset: image.offset, tree: image }
+    }
+}
+
+/// A specification, and what the caller should be told.
+#[derive(Debug)]
+pub struct Composed {
+    /// What will happen.
+    pub spec: Spec,
+    /// What will not be as expected, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Decides everything about a launch.
+///
+/// # Errors
+/// When the image is damaged, does not say what to run, or a bind has no source.
+pub fn compose(
+    image: &ImageFacts<'_>,
+    verb: &Verb,
+    options: &Options,
+    host: &Host,
+    probe: &dyn Probe,
+) -> Result<Composed, Error> {
+    let config = configuration(image.tree)?;
+    let mut warnings = Vec::new();
+    let shell = login_shell(image.tree, &host.account.shell)?;
+    let (program, interactive) = program(image, verb, config.as_ref())?;
+
+    let mut mounts = mounts::collect(image.tree, options, host, probe)?;
+    let start = working_dir(image.tree, options, host, config.as_ref(), &mut mounts, &mut warnings)?;
+    let visible = |path: &Path| mounts.shows(path) || matches!(locate(image.tree, path), Ok(at) if at.entry.is_some());
+    let image_env = config.as_ref().and_then(|config| config.config().as_ref()).and_then(|c| c.env().as_deref());
+    let context = env::Context {
+        image_env: image_env.unwrap_or_default(),
+        image_path: image.path,
+        cwd: &start.path,
+        home: mounts.home.as_deref(),
+        shell: &shell,
+        prompt: interactive,
+        visible: &visible,
+    };
+    let variables = env::compose(host, options, &context);
+
+    let mut annotations = HashMap::new();
+    annotations.insert(IMAGE.to_owned(), image.path.display().to_string());
+    if image.offset != 0 {
+        annotations.insert(IMAGE_OFFSET.to_owned(), image.offset.to_string());
+    }
+    if let Some(fallback) = &start.fallback {
+        annotations.insert(CWD_FALLBACK.to_owned(), fallback.display().to_string());
+    }
+    let home = mounts.home.clone().unwrap_or_else(|| host.account.home.clone());
+    account_files(image.tree, options, host, &home, &shell, &mut annotations)?;
+    let (args, raw_args) = texts(program);
+    let (env, raw_env) = texts(variables.into_iter().map(joined));
+    annotations.extend(raw_args.into_iter().map(|(index, hex)| (format!("{RAW_ARGUMENT}{index}"), hex)));
+    annotations.extend(raw_env.into_iter().map(|(index, hex)| (format!("{RAW_ENV}{index}"), hex)));
+    let (mounts, optional) = mounts.finish()?;
+    if !optional.is_empty() {
+        annotations.insert(OPTIONAL.to_owned(), optional.join("\n"));
+    }
+
+    let spec = SpecBuilder::default()
+        .version(VERSION)
+        // The directory that another runtime would have the image mounted on.
+        .root(RootBuilder::default().path("rootfs").readonly(true).build()?)
+        .process(process(host, args, env, start.path)?)
+        .mounts(mounts)
+        .linux(linux(host)?)
+        .annotations(annotations)
+        .build()?;
+    let mut spec = spec;
+    // The builder fills in a default host name, but the host's own is kept.
+    spec.set_hostname(None);
+    Ok(Composed { spec, warnings })
+}
+
+fn process(
+    host: &Host,
+    args: Vec<String>,
+    env: Vec<String>,
+    cwd: PathBuf,
+) -> Result<oci_spec::runtime::Process, Error> {
+    let none = HashSet::new;
+    let capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(none())
+        .effective(none())
+        .inheritable(none())
+        .permitted(none())
+        .ambient(none())
+        .build()?;
+    let mut process = ProcessBuilder::default()
+        .user(UserBuilder::default().uid(host.uid).gid(host.gid).build()?)
+        .args(args)
+        .env(env)
+        .cwd(cwd)
+        .capabilities(capabilities)
+        .no_new_privileges(true)
+        .build()?;
+    // Limits are the caller's, not the builder's.
+    process.set_rlimits(None);
+    Ok(process)
+}
+
+/// The caller's own ids and nothing else, in a user and a mount namespace; network, processes and the rest are the
+/// host's.
+fn linux(host: &Host) -> Result<oci_spec::runtime::Linux, Error> {
+    let own = |id: u32| LinuxIdMappingBuilder::default().host_id(id).container_id(id).size(1_u32).build();
+    let namespace = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
+    let mut linux = LinuxBuilder::default()
+        .namespaces(vec![namespace(LinuxNamespaceType::User)?, namespace(LinuxNamespaceType::Mount)?])
+        .uid_mappings(vec![own(host.uid)?])
+        .gid_mappings(vec![own(host.gid)?])
+        .build()?;
+    linux.set_masked_paths(None);
+    linux.set_readonly_paths(None);
+    linux.set_resources(None);
+    Ok(linux)
+}
+
+fn configuration(tree: &dyn Tree) -> Result<Option<ImageConfiguration>, Error> {
+    match tree.content(Path::new(CONFIG))? {
+        Some(json) => ImageConfiguration::from_reader(json.as_slice()).map(Some).map_err(Error::Config),
+        None => Ok(None),
+    }
+}
+
+/// The command to execute, and the prompt when it is an interactive shell.
+fn program(
+    image: &ImageFacts<'_>,
+    verb: &Verb,
+    config: Option<&ImageConfiguration>,
+) -> Result<(Vec<OsString>, Option<env::Prompt>), Error> {
+    match verb {
+        Verb::Exec(command) => Ok((command.clone(), None)),
+        Verb::Shell(arguments) => {
+            let bash = ["/bin/bash", "/usr/bin/bash"];
+            let sh = ["/bin/sh", "/usr/bin/sh", "/bin/busybox"];
+            for (shells, prompt) in [(bash.as_slice(), env::Prompt::Bash), (sh.as_slice(), env::Prompt::Plain)] {
+                for shell in shells {
+                    if !is_executable(image.tree, OsStr::new(shell))? {
+                        continue;
+                    }
+                    let mut command = vec![OsString::from(shell)];
+                    match (prompt, *shell) {
+                        // The caller's ~/.bashrc is written for the host: modules, host paths, a prompt without the image.
+                        (env::Prompt::Bash, _) => command.push("--norc".into()),
+                        (_, "/bin/busybox") => command.push("sh".into()),
+                        _ => {}
+                    }
+                    command.extend(arguments.iter().cloned());
+                    return Ok((command, Some(prompt)));
+                }
+            }
+            Err(Error::NoShell { image: image.path.to_path_buf() })
+        }
+        Verb::Run(arguments) => {
+            let config = config.and_then(|config| config.config().as_ref());
+            let words = |list: Option<&Vec<String>>| list.into_iter().flatten().map(OsString::from).collect::<Vec<_>>();
+            let mut command = words(config.and_then(|config| config.entrypoint().as_ref()));
+            if config.is_none() && is_executable(image.tree, OsStr::new(RUNSCRIPT))? {
+                command.push(RUNSCRIPT.into());
+            }
+            if arguments.is_empty() {
+                command.extend(words(config.and_then(|config| config.cmd().as_ref())));
+            } else {
+                command.extend(arguments.iter().cloned());
+            }
+            if command.is_empty() {
+                return Err(Error::NoProgram { image: image.path.to_path_buf() });
+            }
+            Ok((command, None))
+        }
+    }
+}
+
+/// The caller's login shell if the image has it, for the user database and `SHELL`.
+fn login_shell(tree: &dyn Tree, wanted: &Path) -> Result<PathBuf, Error> {
+    let has = is_executable(tree, wanted.as_os_str())?;
+    Ok(if has { wanted.to_path_buf() } else { PathBuf::from("/bin/sh") })
+}
+
+struct Start {
+    path: PathBuf,
+    fallback: Option<PathBuf>,
+}
+
+/// Where the program starts; binds the host's working directory when nothing else shows it.
+fn working_dir(
+    tree: &dyn Tree,
+    options: &Options,
+    host: &Host,
+    config: Option<&ImageConfiguration>,
+    mounts: &mut mounts::Mounts,
+    warnings: &mut Vec<String>,
+) -> Result<Start, Error> {
+    if let Some(path) = &options.working_dir {
+        if !path.is_absolute() {
+            return Err(Error::RelativeCwd { path: path.clone() });
+        }
+        return Ok(Start { path: path.clone(), fallback: None });
+    }
+    let config = config.and_then(|config| config.config().as_ref());
+    let image_dir = config.and_then(|config| config.working_dir().as_deref()).filter(|dir| dir.starts_with('/'));
+    let image_dir = PathBuf::from(image_dir.unwrap_or("/"));
+    // The image may name a working directory that it does not have.
+    let in_image = locate(tree, &image_dir)?.entry == Some(Entry::Directory) || mounts.shows(&image_dir);
+    let image_dir = if in_image { image_dir } else { PathBuf::from("/") };
+    if options.contain {
+        return Ok(Start { path: image_dir, fallback: None });
+    }
+    let Some(cwd) = &host.cwd else {
+        warnings.push(format!("the working directory is gone: starting in {}", image_dir.display()));
+        return Ok(Start { path: image_dir, fallback: None });
+    };
+    let bound = mounts.shows(cwd)
+        || (!options.no_mount.contains(&DefaultMount::Cwd)
+            && !options.no_mount.contains(&DefaultMount::Path(cwd.clone()))
+            && mounts.add_cwd(cwd));
+    if bound || locate(tree, cwd)?.entry == Some(Entry::Directory) {
+        return Ok(Start { path: cwd.clone(), fallback: Some(image_dir) });
+    }
+    warnings.push(format!(
+        "the working directory {} is not shown in the container: starting in {}; bind it with --bind or choose with --pwd",
+        cwd.display(),
+        image_dir.display()
+    ));
+    Ok(Start { path: image_dir, fallback: None })
+}
+
+/// `passwd` and `group` in which the caller is known.
+fn account_files(
+    tree: &dyn Tree,
+    options: &Options,
+    host: &Host,
+    home: &Path,
+    shell: &Path,
+    annotations: &mut HashMap<String, String>,
+) -> Result<(), Error> {
+    let content = |path: &Path| tree.content(&locate(tree, path)?.path);
+    for name in ["/etc/passwd", "/etc/group"] {
+        let path = Path::new(name);
+        if options.no_mount.contains(&DefaultMount::Path(path.to_path_buf())) {
+            continue;
+        }
+        let image = content(path)?.filter(|content| !content.is_empty());
+        let merged = if name == "/etc/passwd" {
+            accounts::merge_passwd(image.as_deref(), &host.account, home, shell)
+        } else {
+            accounts::merge_group(image.as_deref(), &host.group, host.gid)
+        };
+        annotations.insert(format!("{FILE}{name}"), String::from_utf8_lossy(&merged).into_owned());
+    }
+    Ok(())
+}
+
+fn joined((name, value): (OsString, OsString)) -> OsString {
+    let mut bytes = name.into_vec();
+    bytes.push(b'=');
+    bytes.extend(value.into_vec());
+    OsString::from_vec(bytes)
+}
+
+/// Words as the specification's strings, and in hexadecimal those that are not UTF-8, by index.
+fn texts(words: impl IntoIterator<Item = OsString>) -> (Vec<String>, BTreeMap<usize, String>) {
+    let mut raw = BTreeMap::new();
+    let mut texts = Vec::new();
+    for (index, word) in words.into_iter().enumerate() {
+        texts.push(word.into_string().unwrap_or_else(|word| {
+            let mut hex = String::with_capacity(2 * word.len());
+            for byte in word.as_bytes() {
+                // Writing to a String cannot fail.
+                let _ = write!(hex, "{byte:02x}");
+            }
+            raw.insert(index, hex);
+            word.to_string_lossy().into_owned()
+        }));
+    }
+    (texts, raw)
+}
+
+/// The reverse of [`texts`].
+pub(crate) fn words(texts: &[String], prefix: &str, annotations: Option<&HashMap<String, String>>) -> Vec<OsString> {
+    let raw = |index: usize| annotations?.get(&format!("{prefix}{index}")).and_then(|hex| unhex(hex));
+    texts.iter().enumerate().map(|(index, text)| raw(index).unwrap_or_else(|| OsString::from(text))).collect()
+}
+
+fn unhex(hex: &str) -> Option<OsString> {
+    let digits = hex.as_bytes().chunks(2);
+    let bytes: Option<Vec<u8>> =
+        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
+    bytes.map(OsString::from_vec)
+}

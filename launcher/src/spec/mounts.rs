@@ -1,0 +1,204 @@
+//! The mounts of a container: the defaults, what options take from them, and the caller's binds.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, MountBuilder};
+
+use super::Error;
+use crate::host::{Host, Kind, Probe};
+use crate::image::{Entry, Tree};
+use crate::options::{Bind, DefaultMount, Home, Options};
+
+/// Single directories that hold the host's system or everyone's homes: showing the host's would hide the image's.
+const NEVER: [&str; 10] = ["/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var"];
+/// Trees that belong to the system: the container has its own.
+const NEVER_BELOW: [&str; 11] =
+    ["/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
+/// Files of the host's network that programs need to reach it.
+const FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/localtime"];
+
+/// What stands at a destination.
+#[derive(Clone, Debug)]
+enum What {
+    Bind { source: PathBuf, read_only: bool },
+    New { kind: &'static str, options: Vec<String> },
+}
+
+#[derive(Clone, Debug)]
+struct Item {
+    destination: PathBuf,
+    what: What,
+    optional: bool,
+}
+
+/// Mounts being collected.
+pub(super) struct Mounts {
+    items: Vec<Item>,
+    /// Home directory in the container, when there is one.
+    pub(super) home: Option<PathBuf>,
+}
+
+/// Whether `path` is `base` or below it. Compares components, never strings: `/scratch2` is not below `/scratch`.
+pub(crate) fn is_below(path: &Path, base: &Path) -> bool {
+    path.starts_with(base)
+}
+
+impl Mounts {
+    /// Whether the container shows at `path` what the host has there.
+    pub(super) fn shows(&self, path: &Path) -> bool {
+        let nearest = self.items.iter().filter(|item| is_below(path, &item.destination));
+        let depth = |item: &&Item| item.destination.components().count();
+        // The last of equals is the one on top.
+        matches!(nearest.max_by_key(depth), Some(Item { destination, what: What::Bind { source, .. }, .. }) if source == destination)
+    }
+
+    fn has(&self, destination: &Path) -> bool {
+        self.items.iter().any(|item| item.destination == destination)
+    }
+
+    fn bind(&mut self, source: &Path, destination: &Path, read_only: bool, optional: bool) {
+        let what = What::Bind { source: source.to_path_buf(), read_only };
+        self.items.push(Item { destination: destination.to_path_buf(), what, optional });
+    }
+
+    fn new_fs(&mut self, kind: &'static str, destination: &Path, options: &[&str]) {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let what = What::New { kind, options };
+        self.items.push(Item { destination: destination.to_path_buf(), what, optional: false });
+    }
+
+    /// Binds the working directory unless that would hide the image's own system.
+    pub(super) fn add_cwd(&mut self, cwd: &Path) -> bool {
+        let system = NEVER.iter().any(|dir| cwd == Path::new(dir))
+            || NEVER_BELOW.iter().any(|dir| is_below(cwd, Path::new(dir)))
+            || self.has(cwd);
+        if !system {
+            self.bind(cwd, cwd, false, true);
+        }
+        !system
+    }
+
+    /// The specification's mounts, and the destinations of those that may fail. Parents come before what is below
+    /// them, else they would hide it; equals stay in order.
+    pub(super) fn finish(self) -> Result<(Vec<Mount>, Vec<String>), Error> {
+        let mut items = self.items;
+        items.sort_by_key(|item| item.destination.components().count());
+        let optional =
+            items.iter().filter(|item| item.optional).map(|item| item.destination.display().to_string()).collect();
+        let mount = |item: Item| {
+            let builder = MountBuilder::default().destination(item.destination);
+            let builder = match item.what {
+                What::Bind { source, read_only } => {
+                    let access = if read_only { "ro" } else { "rw" };
+                    let options = ["rbind", "rslave", access].map(str::to_owned).to_vec();
+                    builder.typ("bind").source(source).options(options)
+                }
+                What::New { kind, options } => builder.typ(kind).source(kind).options(options),
+            };
+            builder.build().map_err(Error::from)
+        };
+        Ok((items.into_iter().map(mount).collect::<Result<_, _>>()?, optional))
+    }
+}
+
+/// The mounts that `options` ask for on this host, except the working directory's.
+pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &dyn Probe) -> Result<Mounts, Error> {
+    let mut mounts = Mounts { items: Vec::new(), home: None };
+    // The caller's come first here so that defaults give way to them.
+    for bind in &options.binds {
+        add_bind(&mut mounts, bind, host, probe)?;
+    }
+    let without = |name: DefaultMount| options.no_mount.contains(&name);
+    let wanted = |mounts: &Mounts, group: &DefaultMount, path: &Path| {
+        !without(group.clone()) && !without(DefaultMount::Path(path.to_path_buf())) && !mounts.has(path)
+    };
+    let host_dirs = [("/proc", DefaultMount::Proc), ("/sys", DefaultMount::Sys), ("/dev", DefaultMount::Dev)];
+    for (path, group) in host_dirs {
+        let path = Path::new(path);
+        if group == DefaultMount::Dev && options.contain {
+            if wanted(&mounts, &group, path) {
+                minimal_dev(&mut mounts, !without(DefaultMount::Devpts));
+            }
+        } else if wanted(&mounts, &group, path) && probe.kind(path).is_some() {
+            mounts.bind(path, path, false, false);
+        }
+    }
+    for path in ["/tmp", "/var/tmp"].map(Path::new) {
+        if !wanted(&mounts, &DefaultMount::Tmp, path) {
+            continue;
+        }
+        if options.contain {
+            mounts.new_fs("tmpfs", path, &["nosuid", "nodev", "mode=1777"]);
+        } else if probe.kind(path) == Some(Kind::Directory) {
+            mounts.bind(path, path, false, true);
+        }
+    }
+    add_home(&mut mounts, options, host, probe)?;
+    for name in FILES {
+        let path = Path::new(name);
+        // Following the image's link would put the host's time zone over the image's file for UTC.
+        let linked = name == "/etc/localtime" && matches!(tree.entry(path)?, Some(Entry::Link(_)));
+        if wanted(&mounts, &DefaultMount::BindPaths, path) && !linked && probe.kind(path) == Some(Kind::File) {
+            mounts.bind(path, path, false, true);
+        }
+    }
+    Ok(mounts)
+}
+
+fn add_bind(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) -> Result<(), Error> {
+    let source = absolute(&bind.source, host)?;
+    if probe.kind(&source).is_none() {
+        return Err(Error::NoSource { source_path: source });
+    }
+    let destination = bind.destination.clone().unwrap_or_else(|| source.clone());
+    mounts.bind(&source, &destination, bind.read_only, false);
+    Ok(())
+}
+
+fn absolute(path: &Path, host: &Host) -> Result<PathBuf, Error> {
+    match (path.is_absolute(), &host.cwd) {
+        (true, _) => Ok(path.to_path_buf()),
+        (false, Some(cwd)) => Ok(cwd.join(path).components().collect()),
+        (false, None) => Err(Error::NoCwd { source_path: path.to_path_buf() }),
+    }
+}
+
+/// The devices that the runtime specification promises come with a `tmpfs` on `/dev`; the plan adds them.
+fn minimal_dev(mounts: &mut Mounts, terminals: bool) {
+    mounts.new_fs("tmpfs", Path::new("/dev"), &["nosuid", "strictatime", "mode=755", "size=65536k"]);
+    if terminals {
+        let options = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+        mounts.new_fs("devpts", Path::new("/dev/pts"), &options);
+    }
+    mounts.new_fs("tmpfs", Path::new("/dev/shm"), &["nosuid", "nodev", "noexec", "mode=1777"]);
+}
+
+fn add_home(mounts: &mut Mounts, options: &Options, host: &Host, probe: &dyn Probe) -> Result<(), Error> {
+    match &options.home {
+        Home::At { source, destination } => {
+            let source = absolute(source, host)?;
+            if probe.kind(&source) != Some(Kind::Directory) {
+                return Err(Error::NoSource { source_path: source });
+            }
+            let destination = destination.clone().unwrap_or_else(|| source.clone());
+            mounts.bind(&source, &destination, false, false);
+            mounts.home = Some(destination);
+        }
+        Home::Own => {
+            let Some(home) = host.home.as_deref().filter(|home| *home != Path::new("/")) else { return Ok(()) };
+            mounts.home = Some(home.to_path_buf());
+            let left_out = options.no_mount.contains(&DefaultMount::Home)
+                || options.no_mount.contains(&DefaultMount::Path(home.to_path_buf()));
+            if left_out || mounts.has(home) {
+                return Ok(());
+            }
+            if options.contain {
+                mounts.new_fs("tmpfs", home, &["nosuid", "nodev", "mode=700"]);
+            } else if !mounts.shows(home) {
+                mounts.bind(home, home, false, true);
+            }
+        }
+        Home::Without => {}
+    }
+    Ok(())
+}
