@@ -1,1 +1,33 @@
-//! placeholder
+//! OCI and Docker images, tars and directories into one squashfs file.
+//!
+//! [`convert`] is the way in. A [`Source`] is resolved to layers; each layer streams, verified, through our own tar
+//! reader from the top down into one tree, visible content straight into the squashfs writer. Nothing is unpacked to
+//! disk, and neither root nor subordinate ids are needed. [`image_info`] reads back what an image says of itself.
+
+mod build;
+mod convert;
+mod digest;
+mod directory;
+mod error;
+mod flatten;
+pub mod image_info;
+mod layer;
+mod layers;
+mod options;
+mod output;
+mod sink;
+mod source;
+mod tar;
+mod text;
+
+#[cfg(test)]
+#[path = "../tests/support/tar.rs"]
+mod test_tar;
+
+pub use convert::convert;
+pub use digest::{Digest, InvalidDigest};
+pub use error::Error;
+pub use flatten::{Counts, Problem as EntryProblem};
+pub use options::{Event, Options, Progress, Report, host_architecture};
+pub use source::Source;
+pub use tar::{Error as TarError, Problem as TarProblem};

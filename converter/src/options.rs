@@ -1,0 +1,125 @@
+//! What a caller chooses, hears during, and gets after a conversion.
+
+use crate::digest::Digest;
+use crate::flatten::Counts;
+use coracle_squashfs::compress::Compression;
+use coracle_squashfs::writer::WriterOptions;
+use std::num::NonZeroUsize;
+
+/// How an image is converted.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For data and metadata of the image.
+    pub compression: Compression,
+    /// Bytes in a data block: a power of two, 4 KiB to 1 MiB.
+    pub block_size: u32,
+    /// Threads that compress. The result does not depend on it.
+    pub threads: NonZeroUsize,
+    /// Replace an output file that exists.
+    pub force: bool,
+    /// Architecture to take from an index of several, in Go's spelling (`amd64`, `arm64`).
+    pub architecture: String,
+    /// Most paths of the image; bounds the memory of the tree.
+    pub max_entries: u64,
+    /// Most bytes that a layer may hold unpacked, holes included.
+    pub max_layer_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let writer = WriterOptions::default();
+        Self {
+            compression: writer.compression,
+            block_size: writer.block_size,
+            threads: writer.threads,
+            force: false,
+            architecture: host_architecture().to_owned(),
+            max_entries: 8 << 20,
+            max_layer_bytes: 2 << 40,
+        }
+    }
+}
+
+/// This machine's architecture as image indexes spell it.
+pub fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+/// What happens during a conversion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A layer is being read. Layers come from the top down.
+    LayerStarted {
+        /// Number of layers read before.
+        index: usize,
+        /// Number of layers.
+        total: usize,
+        /// For display.
+        name: &'a str,
+        /// Bytes that [`Event::Advanced`] will add up to, when known.
+        bytes: Option<u64>,
+    },
+    /// So many more bytes of the layer at hand have been read.
+    Advanced {
+        /// Bytes as stored in the source.
+        bytes: u64,
+    },
+    /// A layer has been read and verified.
+    LayerFinished {
+        /// As in [`Event::LayerStarted`].
+        index: usize,
+    },
+    /// A directory is being walked.
+    DirectoryStarted,
+    /// So many entries of the directory have been taken in.
+    Entries {
+        /// Since the start.
+        count: u64,
+    },
+    /// All content is stored; the image's tables are being written.
+    Finishing,
+}
+
+/// Hears what happens. Events come from several threads.
+pub trait Progress: Sync {
+    /// Something happened; must return soon.
+    fn event(&self, event: Event<'_>);
+}
+
+/// Hears nothing.
+impl Progress for () {
+    fn event(&self, _: Event<'_>) {}
+}
+
+/// What a conversion made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Bytes in the image file.
+    pub bytes: u64,
+    /// Inodes in the image.
+    pub inodes: u32,
+    /// Layers read.
+    pub layers: usize,
+    /// What the layers held.
+    pub counts: Counts,
+    /// Bytes of content stored, before compression.
+    pub data_in: u64,
+    /// The same, after.
+    pub data_out: u64,
+    /// Files that have the same content as another.
+    pub duplicates: u64,
+    /// Digest of the manifest.
+    pub manifest_digest: Option<Digest>,
+    /// Digest of the image config.
+    pub config_digest: Option<Digest>,
+}

@@ -1,0 +1,241 @@
+//! Where images come from: the forms of a source, and the image that one of them holds.
+
+mod archive;
+mod docker;
+mod layout;
+mod oci;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::layer::{Blob, Layer};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Largest JSON document that is read, in bytes. Registries refuse manifests above 4 MiB.
+pub const DOCUMENT_MAX: u64 = 8 << 20;
+
+/// An image, or a plain root file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// An OCI image layout.
+    OciLayout {
+        /// Its directory.
+        dir: PathBuf,
+        /// Reference name, or `sha256:…` of a manifest, when there is more than one image.
+        reference: Option<String>,
+    },
+    /// An OCI image layout in a tar.
+    OciArchive {
+        /// The tar.
+        file: PathBuf,
+        /// As for a layout.
+        reference: Option<String>,
+    },
+    /// What `docker save` writes.
+    DockerArchive {
+        /// The tar.
+        file: PathBuf,
+        /// Repository and tag, when there is more than one image.
+        reference: Option<String>,
+    },
+    /// A root file system in a tar, plain or compressed with gzip or zstd.
+    Tar {
+        /// The tar.
+        file: PathBuf,
+    },
+    /// A root file system in a directory.
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+impl FromStr for Source {
+    type Err = Error;
+
+    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`, `tar:FILE` or `dir:DIR`. As in
+    /// other tools the first colon after the file ends it, and a tag may have more of them; `@sha256:…` may stand in
+    /// place of a tag.
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        let form_error = || Error::SourceForm { given: given.to_owned() };
+        let (form, rest) = given.split_once(':').ok_or_else(form_error)?;
+        let (path, reference) = match (rest.split_once("@sha256:"), rest.split_once(':')) {
+            (Some((path, hex)), _) if !path.contains(':') => (path, Some(format!("sha256:{hex}"))),
+            (_, Some((path, reference))) => (path, Some(reference.to_owned())),
+            (_, None) => (rest, None),
+        };
+        let whole = rest;
+        if path.is_empty() || reference.as_deref() == Some("") {
+            return Err(form_error());
+        }
+        let path = PathBuf::from(path);
+        Ok(match form {
+            "oci" => Self::OciLayout { dir: path, reference },
+            "oci-archive" => Self::OciArchive { file: path, reference },
+            "docker-archive" => Self::DockerArchive { file: path, reference },
+            "tar" => Self::Tar { file: whole.into() },
+            "dir" => Self::Directory { dir: whole.into() },
+            _ => return Err(form_error()),
+        })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (form, path, reference) = match self {
+            Self::OciLayout { dir, reference } => ("oci", dir, reference.as_deref()),
+            Self::OciArchive { file, reference } => ("oci-archive", file, reference.as_deref()),
+            Self::DockerArchive { file, reference } => ("docker-archive", file, reference.as_deref()),
+            Self::Tar { file } => ("tar", file, None),
+            Self::Directory { dir } => ("dir", dir, None),
+        };
+        write!(f, "{form}:{}", path.display())?;
+        match reference {
+            Some(digest) if digest.starts_with("sha256:") => write!(f, "@{digest}"),
+            Some(tag) => write!(f, ":{tag}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An image that a source was found to hold.
+#[derive(Debug)]
+pub struct Image {
+    /// The name under which the source has it. No part of the place where the source lies: the same image gives the
+    /// same bytes wherever it is converted.
+    pub reference: Option<String>,
+    /// Manifest, verbatim.
+    pub manifest: Option<Vec<u8>>,
+    /// Image config, verbatim.
+    pub config: Option<Vec<u8>>,
+    /// Architecture in Go's spelling.
+    pub architecture: Option<String>,
+    /// From the bottom up.
+    pub layers: Vec<Layer>,
+    /// Whether names like `.wh.x` are white-outs.
+    pub whiteouts: bool,
+}
+
+/// Finds the image in a source that consists of layers.
+///
+/// # Errors
+/// When the source is not of its form, or has no such image.
+pub fn resolve(source: &Source, architecture: &str) -> Result<Option<Image>, Error> {
+    match source {
+        Source::OciLayout { dir, reference } => {
+            let store = layout::Directory::open(dir)?;
+            oci::resolve(&store, reference.as_deref(), architecture).map(Some)
+        }
+        Source::OciArchive { file, reference } => {
+            let store = archive::Archive::open(file)?;
+            oci::resolve(&store, reference.as_deref(), architecture).map(Some)
+        }
+        Source::DockerArchive { file, reference } => {
+            let archive = archive::Archive::open(file)?;
+            docker::resolve(&archive, reference.as_deref(), architecture).map(Some)
+        }
+        Source::Tar { file } => plain_tar(file).map(Some),
+        Source::Directory { .. } => Ok(None),
+    }
+}
+
+fn plain_tar(file: &Path) -> Result<Image, Error> {
+    let failed = || Error::file("open", file);
+    let metadata = file.metadata().map_err(failed())?;
+    if metadata.is_dir() {
+        return Err(Error::Form { path: file.into(), form: "tar file", missing: "content: it is a directory".into() });
+    }
+    let layer = Layer {
+        name: file.display().to_string(),
+        blob: Box::new(FileBlob(file.into())),
+        digest: None,
+        // A pipe or device has no size of its own.
+        size: metadata.is_file().then_some(metadata.len()),
+        diff_id: None,
+    };
+    Ok(Image {
+        reference: None,
+        manifest: None,
+        config: None,
+        architecture: None,
+        layers: vec![layer],
+        whiteouts: false,
+    })
+}
+
+/// Named files and blobs: a layout directory or an archive.
+trait Store {
+    /// Where it is, for messages.
+    fn place(&self) -> &Path;
+    /// A small file, or `None` when there is none.
+    fn document(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+    /// A blob by name, with its size, or `None` when there is none.
+    fn blob(&self, name: &str) -> Result<Option<(Box<dyn Blob>, u64)>, Error>;
+}
+
+/// A whole file.
+#[derive(Debug)]
+struct FileBlob(PathBuf);
+
+impl Blob for FileBlob {
+    fn open(&self) -> io::Result<Box<dyn Read + Send + '_>> {
+        Ok(Box::new(File::open(&self.0)?))
+    }
+}
+
+/// A part of a file.
+#[derive(Clone, Debug)]
+struct RangeBlob {
+    file: Arc<File>,
+    start: u64,
+    length: u64,
+}
+
+impl Blob for RangeBlob {
+    fn open(&self) -> io::Result<Box<dyn Read + Send + '_>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Read for RangeBlob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = buffer.len().min(usize::try_from(self.length).unwrap_or(usize::MAX));
+        let count = self.file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.start)?;
+        self.start += count as u64;
+        self.length -= count as u64;
+        Ok(count)
+    }
+}
+
+/// Reads at most [`DOCUMENT_MAX`] bytes.
+fn read_document(
+    mut from: impl Read,
+    size: u64,
+    document: &str,
+    failed: impl FnOnce(io::Error) -> Error,
+) -> Result<Vec<u8>, Error> {
+    let too_large = |size| Error::DocumentTooLarge { document: document.to_owned(), size, max: DOCUMENT_MAX };
+    if size > DOCUMENT_MAX {
+        return Err(too_large(size));
+    }
+    let mut content = Vec::new();
+    from.by_ref().take(DOCUMENT_MAX + 1).read_to_end(&mut content).map_err(failed)?;
+    if content.len() as u64 > DOCUMENT_MAX {
+        return Err(too_large(content.len() as u64));
+    }
+    Ok(content)
+}
+
+/// Name of a blob in a layout.
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+#[cfg(test)]
+mod tests;
