@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use coracle_squashfs::reader::{self, Image};
 use fuser::{Config, InitFlags, Session, SessionACL};
@@ -18,9 +19,11 @@ mod listing;
 mod log;
 mod node;
 mod overlay;
+mod requests;
 
 use filesystem::Tree;
 use log::Log;
+pub use requests::{RequestKind, Requests};
 
 /// Longest READ that the kernel may send, in bytes: its own limit unless the administrator raises that (256 pages).
 const READ_MAX: u32 = 1 << 20;
@@ -141,6 +144,11 @@ impl Server {
     pub fn withhold(mut self, features: InitFlags) -> Self {
         self.tree.withheld = features;
         self
+    }
+
+    /// The counts of requests, which go on while the server runs.
+    pub fn requests(&self) -> Arc<Requests> {
+        Arc::clone(&self.tree.requests)
     }
 
     /// Answers the kernel's requests on `fuse_device`, on which a file system has been mounted with [`mount_data`].

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_squashfs::format::NAME_LEN;
@@ -22,6 +23,7 @@ use super::listing::{Listed, Target};
 use super::log::Log;
 use super::node::{Common, Node};
 use super::overlay::{Made, Overlay};
+use super::requests::{RequestKind, Requests};
 use super::{Error, READ_MAX, ServeOptions};
 
 /// How long the kernel may keep what it is told: for ever, in effect. Some kernels lose larger numbers to overflow.
@@ -65,6 +67,7 @@ pub(super) struct Tree {
     pub(super) overlay: Overlay,
     pub(super) common: Common,
     pub(super) log: Log,
+    pub(super) requests: Arc<Requests>,
     /// Features not to use though the kernel offers them.
     pub(super) withheld: InitFlags,
     /// Kernel features in use; those not offered have a fallback.
@@ -89,6 +92,7 @@ impl Tree {
             overlay,
             common,
             log: Log::default(),
+            requests: Arc::default(),
             withheld: InitFlags::empty(),
             features: InitFlags::empty(),
             zeros: vec![0; READ_MAX as usize].into_boxed_slice(),
@@ -188,7 +192,7 @@ impl Tree {
     }
 
     /// The errno for a failure, which is written down if the image is to blame.
-    fn errno(&self, request: &str, id: INodeNo, failure: Failure) -> Errno {
+    fn errno(&self, request: RequestKind, id: INodeNo, failure: Failure) -> Errno {
         match failure {
             Failure::Errno(errno) => errno,
             Failure::Image(error) => {
@@ -235,7 +239,14 @@ impl Tree {
     }
 
     /// Answers as `getxattr(2)` does: the size alone if none is offered, ERANGE if too little is.
-    fn reply_xattr(&self, request: &str, id: INodeNo, value: Result<Vec<u8>, Failure>, size: u32, reply: ReplyXattr) {
+    fn reply_xattr(
+        &self,
+        request: RequestKind,
+        id: INodeNo,
+        value: Result<Vec<u8>, Failure>,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
         match value {
             Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
             Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
@@ -270,25 +281,28 @@ impl Filesystem for Tree {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.requests.add(RequestKind::Lookup);
         let found = self.find(parent, name.as_bytes());
         match found.and_then(|found| found.map(|node| self.attributes(node)).transpose()) {
             Ok(Some(attributes)) => reply.entry(&TTL, &attributes, GENERATION),
             // Node 0 says that there is no such entry and that this may be remembered, which ENOENT does not.
             Ok(None) => reply.entry(&TTL, &FileAttr { ino: INodeNo(0), ..self.common.nothing() }, GENERATION),
-            Err(failure) => reply.error(self.errno("LOOKUP", parent, failure)),
+            Err(failure) => reply.error(self.errno(RequestKind::Lookup, parent, failure)),
         }
     }
 
     fn forget(&self, _request: &Request, _id: INodeNo, _lookups: u64) {}
 
     fn getattr(&self, _request: &Request, id: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.requests.add(RequestKind::GetAttr);
         match self.node(id).and_then(|node| self.attributes(node)) {
             Ok(attributes) => reply.attr(&TTL, &attributes),
-            Err(failure) => reply.error(self.errno("GETATTR", id, failure)),
+            Err(failure) => reply.error(self.errno(RequestKind::GetAttr, id, failure)),
         }
     }
 
     fn readlink(&self, _request: &Request, id: INodeNo, reply: ReplyData) {
+        self.requests.add(RequestKind::ReadLink);
         let target = self.node(id).and_then(|node| self.inode(node)).and_then(|inode| match inode {
             Some(inode) => Ok(self.image.read_link(&inode)?),
             None => Err(Errno::EINVAL.into()),
@@ -296,16 +310,18 @@ impl Filesystem for Tree {
         match target {
             Ok(target) if target.len() > LINK_MAX => reply.error(Errno::ENAMETOOLONG),
             Ok(target) => reply.data(&target),
-            Err(failure) => reply.error(self.errno("READLINK", id, failure)),
+            Err(failure) => reply.error(self.errno(RequestKind::ReadLink, id, failure)),
         }
     }
 
     fn open(&self, _request: &Request, _id: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.requests.add(RequestKind::Open);
         let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         self.open_with(InitFlags::FUSE_NO_OPEN_SUPPORT, flags, reply);
     }
 
     fn opendir(&self, _request: &Request, _id: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.requests.add(RequestKind::OpenDir);
         let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
         self.open_with(InitFlags::FUSE_NO_OPENDIR_SUPPORT, flags, reply);
     }
@@ -321,6 +337,7 @@ impl Filesystem for Tree {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.requests.add(RequestKind::Read);
         let mut reply = Some(reply);
         let sent = self.read_at(id, offset, size, |data| {
             if let Some(reply) = reply.take() {
@@ -328,11 +345,12 @@ impl Filesystem for Tree {
             }
         });
         if let (Err(failure), Some(reply)) = (sent, reply) {
-            reply.error(self.errno("READ", id, failure));
+            reply.error(self.errno(RequestKind::Read, id, failure));
         }
     }
 
     fn readdir(&self, _request: &Request, id: INodeNo, _handle: FileHandle, cookie: u64, mut reply: ReplyDirectory) {
+        self.requests.add(RequestKind::ReadDir);
         let mut added = false;
         let listed = self.node(id).and_then(|directory| {
             self.list(directory, cookie, &mut |entry: Listed<'_>| {
@@ -346,7 +364,7 @@ impl Filesystem for Tree {
             })
         });
         match listed {
-            Err(failure) if !added => reply.error(self.errno("READDIR", id, failure)),
+            Err(failure) if !added => reply.error(self.errno(RequestKind::ReadDir, id, failure)),
             // What precedes the damage is shown; the kernel then asks for the rest and gets the error.
             _ => reply.ok(),
         }
@@ -360,6 +378,7 @@ impl Filesystem for Tree {
         cookie: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.requests.add(RequestKind::ReadDirPlus);
         let mut added = false;
         let listed = self.node(id).and_then(|directory| {
             self.list(directory, cookie, &mut |entry: Listed<'_>| {
@@ -375,12 +394,13 @@ impl Filesystem for Tree {
             })
         });
         match listed {
-            Err(failure) if !added => reply.error(self.errno("READDIRPLUS", id, failure)),
+            Err(failure) if !added => reply.error(self.errno(RequestKind::ReadDirPlus, id, failure)),
             _ => reply.ok(),
         }
     }
 
     fn statfs(&self, _request: &Request, _id: INodeNo, reply: ReplyStatfs) {
+        self.requests.add(RequestKind::StatFs);
         let superblock = self.image.superblock();
         let blocks = superblock.bytes_used.get().div_ceil(u64::from(self.common.block_size));
         let files = u64::from(superblock.inodes.get());
@@ -388,21 +408,24 @@ impl Filesystem for Tree {
     }
 
     fn getxattr(&self, _request: &Request, id: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.requests.add(RequestKind::GetXattr);
         if !self.image.has_xattrs() {
             // The kernel remembers this and does not ask again.
             return reply.error(Errno::ENOSYS);
         }
-        self.reply_xattr("GETXATTR", id, self.xattr(id, name.as_bytes()), size, reply);
+        self.reply_xattr(RequestKind::GetXattr, id, self.xattr(id, name.as_bytes()), size, reply);
     }
 
     fn listxattr(&self, _request: &Request, id: INodeNo, size: u32, reply: ReplyXattr) {
+        self.requests.add(RequestKind::ListXattr);
         if !self.image.has_xattrs() {
             return reply.error(Errno::ENOSYS);
         }
-        self.reply_xattr("LISTXATTR", id, self.xattr_names(id), size, reply);
+        self.reply_xattr(RequestKind::ListXattr, id, self.xattr_names(id), size, reply);
     }
 
     fn flush(&self, _request: &Request, _id: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.requests.add(RequestKind::Flush);
         reply.error(Errno::ENOSYS);
     }
 
@@ -418,6 +441,7 @@ impl Filesystem for Tree {
         _output_size: u32,
         reply: ReplyIoctl,
     ) {
+        self.requests.add(RequestKind::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 }

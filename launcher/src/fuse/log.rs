@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use coracle_squashfs::reader;
 
+use super::requests::RequestKind;
+
 /// Counts failures and writes the first. A server has no terminal, and a damaged image can fail a million times.
 #[derive(Debug, Default)]
 pub(super) struct Log {
@@ -20,7 +22,7 @@ impl Log {
     }
 
     /// Takes note that `request` on node `id` could not be answered.
-    pub(super) fn failure(&self, request: &str, id: u64, error: &reader::Error) {
+    pub(super) fn failure(&self, request: RequestKind, id: u64, error: &reader::Error) {
         if self.failures.fetch_add(1, Ordering::Relaxed) == 0 {
             self.write(&format!("cannot answer {request} of node {id:#x}: {}\n", chain(error)));
         }

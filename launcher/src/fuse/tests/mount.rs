@@ -5,7 +5,7 @@
 //! descriptor with a server, and a mount cannot outlive its test.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use super::*;
 
 const IMAGE: &str = "CORACLE_TEST_IMAGE";
 const LOG: &str = "CORACLE_TEST_LOG";
+const COUNTS: &str = "CORACLE_TEST_COUNTS";
 /// Set to have the server do without the features that it can do without.
 const FALLBACKS: &str = "CORACLE_TEST_FALLBACKS";
 /// Set in the programs that tests start.
@@ -128,6 +129,7 @@ impl Mounted {
             .args(["--exact", &function("serving"), "--ignored", "--nocapture"])
             .env(IMAGE, image)
             .env(LOG, directory.path().join("log"))
+            .env(COUNTS, directory.path().join("counts"))
             .stdin(device)
             .stdout(Stdio::null())
             .spawn()
@@ -143,8 +145,8 @@ impl Mounted {
         self.directory.path().join("mount")
     }
 
-    /// Unmounts and tells how the server ended.
-    fn end(mut self) -> bool {
+    /// Unmounts and tells whether the server ended well.
+    fn end(&mut self) -> bool {
         nix::mount::umount2(&self.path(), MntFlags::MNT_DETACH).unwrap();
         wait(&mut self.server)
     }
@@ -193,7 +195,12 @@ fn serving() {
     if std::env::var_os(FALLBACKS).is_some() {
         server = server.withhold(InitFlags::all());
     }
+    let requests = server.requests();
     server.run(device).unwrap();
+    if let Some(path) = std::env::var_os(COUNTS) {
+        let count = |kind: &RequestKind| format!("{kind} {}\n", requests.count(*kind));
+        fs::write(path, RequestKind::ALL.iter().map(count).collect::<String>()).unwrap();
+    }
 }
 
 fn in_both(tier: Tier, body: &str) {
@@ -219,7 +226,7 @@ fn tree_is_the_sources() {
     }
     let with_devices = fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295");
     for arguments in [["-comp", "zstd", "-b", "128K"], ["-comp", "gzip", "-b", "16K"]] {
-        let mounted = Mounted::new(|source| populate(source, with_devices), &arguments);
+        let mut mounted = Mounted::new(|source| populate(source, with_devices), &arguments);
         // Twice: from the server, then from the kernel's caches.
         for _ in 0..2 {
             assert_same(&mounted.source(), &mounted.path(), (0, 0));
@@ -253,12 +260,65 @@ fn plain_image() {
         return;
     }
     let fill = |source: &Path| make_tree(source, &["a/b/", "a/file", "link -> a/file"]);
-    let mounted = Mounted::new(fill, &["-no-xattrs", "-no-exports"]);
+    let mut mounted = Mounted::new(fill, &["-no-xattrs", "-no-exports"]);
     assert_same(&mounted.source(), &mounted.path(), (0, 0));
     let error = rustix::fs::getxattr(mounted.path().join("a"), "user.x", &mut [0; 16]).unwrap_err();
     assert_eq!(error, rustix::io::Errno::NOTSUP);
     assert!(fs::write(mounted.path().join("new"), "").is_err());
     assert!(mounted.end());
+}
+
+#[test]
+fn userns_the_kernel_asks_once() {
+    run(Tier::User, "requests_are_few", &[]);
+    run(Tier::User, "requests_are_few", &[(FALLBACKS, "1")]);
+}
+
+#[test]
+#[ignore = "run in namespaces of its own"]
+fn requests_are_few() {
+    if !is_started() {
+        return;
+    }
+    let entries = ["a/", "a/b/", "a/b/one", "a/b/two", "a/b/three", "link -> a/b"];
+    let mut mounted = Mounted::new(|source| make_tree(source, &entries), &["-no-xattrs"]);
+    let root = mounted.path();
+    for _ in 0..10 {
+        for directory in ["", "a", "a/b"] {
+            for entry in fs::read_dir(root.join(directory)).unwrap() {
+                let path = entry.unwrap().path();
+                let metadata = fs::symlink_metadata(&path).unwrap();
+                if metadata.is_symlink() {
+                    fs::read_link(&path).unwrap();
+                } else if metadata.is_file() {
+                    fs::read(&path).unwrap();
+                }
+            }
+        }
+        assert!(!root.join("a/absent").exists());
+        assert!(rustix::fs::getxattr(root.join("a"), "user.x", &mut [0; 16]).is_err());
+    }
+    let counts = mounted.directory.path().join("counts");
+    assert!(mounted.end());
+    let text = fs::read_to_string(counts).unwrap();
+    let count = |kind: RequestKind| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind.name())?.strip_prefix(' ')).unwrap();
+        line.parse::<u32>().unwrap()
+    };
+    if std::env::var_os(FALLBACKS).is_some() {
+        assert_eq!((count(RequestKind::Open), count(RequestKind::OpenDir)), (30, 30), "{text}");
+        assert_eq!((count(RequestKind::ReadLink), count(RequestKind::ReadDirPlus)), (10, 0), "{text}");
+    } else {
+        assert_eq!((count(RequestKind::Open), count(RequestKind::OpenDir)), (1, 1), "{text}");
+        assert_eq!((count(RequestKind::ReadLink), count(RequestKind::ReadDir)), (1, 0), "{text}");
+        // All else came with the listings; the kernel may ask for the root's own attributes.
+        assert_eq!(count(RequestKind::Lookup), 1, "{text}");
+        assert!(count(RequestKind::GetAttr) <= 1, "{text}");
+    }
+    // The caches of data and of listings hold without zero-message opens, too: once for the entries, once for the end.
+    assert_eq!(count(RequestKind::ReadDir) + count(RequestKind::ReadDirPlus), 6, "{text}");
+    assert_eq!((count(RequestKind::Read), count(RequestKind::GetXattr)), (3, 1), "{text}");
+    assert!(count(RequestKind::Flush) <= 1, "{text}");
 }
 
 #[test]
@@ -274,7 +334,7 @@ fn additions() {
         return;
     }
     let fill = |source: &Path| make_tree(source, &["etc/", "etc/passwd", "etc/group", "deep/", "deep/file"]);
-    let mounted = Mounted::new(fill, &[]);
+    let mut mounted = Mounted::new(fill, &[]);
     let root = mounted.path();
     assert_eq!(fs::read_to_string(root.join("etc/passwd")).unwrap(), "user:x:0:0::/:/bin/sh\n");
     assert_eq!(fs::read_to_string(root.join("etc/group")).unwrap(), "etc/group");
@@ -312,7 +372,7 @@ fn many_readers() {
     if !is_started() {
         return;
     }
-    let mounted = Mounted::new(|source| populate(source, false), &["-b", "64K"]);
+    let mut mounted = Mounted::new(|source| populate(source, false), &["-b", "64K"]);
     let (source, path) = (mounted.source(), mounted.path());
     let files = files(&source);
     std::thread::scope(|scope| {
@@ -393,7 +453,7 @@ fn damaged_image() {
     // The first data block follows the superblock.
     damage(&image, 100, 50);
     let log = directory.path().join("log");
-    let mounted = Mounted::serve(directory, &image);
+    let mut mounted = Mounted::serve(directory, &image);
     for _ in 0..2 {
         let error = fs::read(mounted.path().join("large")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::EIO));
@@ -402,9 +462,7 @@ fn damaged_image() {
     let text = fs::read_to_string(&log).unwrap();
     assert!(text.starts_with("cannot answer READ of node ") && text.contains("data block at byte 96"), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
-    let mut log = File::open(log).unwrap();
     assert!(mounted.end());
-    let mut text = String::new();
-    log.read_to_string(&mut text).unwrap();
+    let text = fs::read_to_string(&log).unwrap();
     assert_eq!(text.lines().count(), 2, "{text}");
 }
