@@ -30,7 +30,7 @@ use crate::format::{
 use fragments::Fragments;
 use inodes::Inodes;
 use metadata::{Output, write_table};
-use pipeline::{Digest, Message, Pipeline, is_zero, sha256};
+use pipeline::{Digest, Message, Pipeline, digest_of, is_zero};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -246,7 +246,7 @@ impl Writer {
             self.pipeline.message(Message::Holes(1))?;
             return self.end_blocks(size as u64);
         }
-        let digest = sha256(content);
+        let digest = digest_of(content);
         if let Some(&id) = self.small_files.get(&digest) {
             self.fragments.forget();
             self.duplicates += 1;

@@ -11,7 +11,6 @@ use super::{Error, WriterOptions};
 use crate::compress::{CodecError, Compress};
 use crate::format::DATA_UNCOMPRESSED;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +27,7 @@ const KNOWN_BLOCKS: usize = 1 << 18;
 /// Messages under way to the in-order stage that hold no buffer.
 const MESSAGES: usize = 4096;
 
-/// SHA-256.
+/// BLAKE3: about twice as fast as SHA-256 with processor support, ten times without.
 pub(super) type Digest = [u8; 32];
 
 /// One block's worth of memory. `data` always has the full block size; `len` bytes of it mean something.
@@ -294,7 +293,7 @@ fn pack(
         if is_zero(buffer.filled()) {
             return Ok(Packed { buffer, place: Place::Hole, size: 0, digest });
         }
-        digest = sha256(buffer.filled());
+        digest = digest_of(buffer.filled());
         if let Some((position, size)) = known.get(&digest) {
             return Ok(Packed { buffer, place: Place::Image(position), size, digest });
         }
@@ -310,8 +309,8 @@ fn pack(
     Ok(Packed { buffer, place: Place::Here, size, digest })
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> Digest {
-    Sha256::digest(bytes).into()
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
+    blake3::hash(bytes).into()
 }
 
 /// Whether all bytes are zero; stops at the first that is not.

@@ -5,8 +5,8 @@ use super::Error;
 use super::pipeline::{Buffer, Digest, Message, Packed, Place, Shared};
 use crate::compress::CodecError;
 use crate::format::{DATA_SIZE_MASK, FragmentEntry};
+use blake3::Hasher;
 use crossbeam_channel::{Receiver, Sender};
-use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
@@ -67,7 +67,7 @@ struct Current {
     list: usize,
     data_blocks: u64,
     hole_blocks: u64,
-    digests: Sha256,
+    digests: Hasher,
     /// Digest, position and stored size of the first blocks.
     seen: Vec<(Digest, u64, u32)>,
 }
@@ -138,7 +138,7 @@ impl Store {
         let current = &mut self.current;
         current.start.get_or_insert(position);
         current.data_blocks += 1;
-        current.digests.update(packed.digest);
+        current.digests.update(&packed.digest);
         if self.readable && current.seen.len() < REMEMBERED {
             current.seen.push((packed.digest, position, packed.size));
         }
@@ -167,9 +167,9 @@ impl Store {
         let current = std::mem::take(&mut self.current);
         let list = (current.list, self.stored.blocks.len());
         let blocks = self.stored.blocks.get(list.0..).unwrap_or_default();
-        let mut content = Sha256::new();
-        content.update(current.digests.finalize());
-        content.update(size.to_le_bytes());
+        let mut content = Hasher::new();
+        content.update(current.digests.finalize().as_bytes());
+        content.update(&size.to_le_bytes());
         content.update(blocks.as_bytes());
         // Only a file's last block can be shorter than a block.
         let sparse = match blocks.last() {

@@ -331,8 +331,11 @@ pub(super) fn read_image(path: &Path) -> Listing {
                 let child = image.inode(entry.inode).unwrap();
                 assert_eq!(child.number, entry.number);
                 assert_eq!(child.file_type(), entry.file_type);
-                let found = image.lookup(&inode, &entry.name).unwrap().unwrap();
-                assert_eq!(found.inode, entry.inode, "{}", entry.name.escape_ascii());
+                // Every name of a large directory would take minutes.
+                if entry.number % 16 < 2 {
+                    let found = image.lookup(&inode, &entry.name).unwrap().unwrap();
+                    assert_eq!(found.inode, entry.inode, "{}", entry.name.escape_ascii());
+                }
                 stack.push((child, join(&name, &entry.name)));
             }
         }
