@@ -58,7 +58,7 @@ fn write(
     add_own_files(&mut tree, &mut writer, source, image, options, &mut report)?;
     progress.event(Event::Finishing);
     let summary = writer.finish(&build::lower(tree)?)?;
-    report.bytes = summary.bytes;
+    report.bytes = summary.file.metadata().map_err(Error::file("examine", output.path()))?.len();
     report.inodes = summary.inodes;
     report.data_in = summary.data_in;
     report.data_out = summary.data_out;

@@ -3,7 +3,7 @@
 //! Other file systems mounted below are part of it. What the host adds of its own accord – SELinux labels – is not.
 
 use crate::error::Error;
-use crate::flatten::tree::{FileTree, InodeId, Kind, Meta, NodeId, Time};
+use crate::flatten::tree::{FileTree, InodeId, Kind, Meta, NodeId, Time, Xattrs};
 use crate::flatten::{Counts, DEPTH_MAX, OWN_DIRECTORY, Problem};
 use crate::options::{Event, Options, Progress};
 use crate::sink::{Content, DataSink};
@@ -83,7 +83,9 @@ impl<S: DataSink> Walker<'_, S> {
             return Err(self.limit(Problem::PathTooLong));
         }
         let names = self.names(&fd)?;
-        let xattrs = self.xattrs(&format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        // With the dot it is the directory, not the magic link, whose attributes are read.
+        let magic = format!("/proc/self/fd/{}/.", fd.as_raw_fd());
+        let xattrs = self.xattrs(magic.as_str())?;
         self.put(node, meta(stat, xattrs), Kind::Directory)?;
         let length = self.path.len();
         for name in names {
@@ -193,7 +195,7 @@ impl<S: DataSink> Walker<'_, S> {
         })
     }
 
-    fn xattrs(&mut self, path: impl rustix::path::Arg + Copy) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn xattrs(&mut self, path: impl rustix::path::Arg + Copy) -> Result<Xattrs, Error> {
         let names = match list_xattrs(path) {
             Ok(names) => names,
             // No xattrs on this file system, or no /proc to reach them by.
@@ -217,7 +219,7 @@ impl<S: DataSink> Walker<'_, S> {
     }
 }
 
-fn meta(stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Meta {
+fn meta(stat: &Stat, xattrs: Xattrs) -> Meta {
     Meta {
         mode: (stat.st_mode & 0o7777) as u16,
         uid: stat.st_uid,

@@ -158,7 +158,9 @@ mod tests {
         Ok(Output { path, directory, force, file })
     }
 
-    const BOTH: [fn(&Path, bool) -> Result<Output, Error>; 2] = [Output::create, create_named];
+    type Create = fn(&Path, bool) -> Result<Output, Error>;
+
+    const BOTH: [Create; 2] = [Output::create, create_named];
 
     #[test]
     fn a_dropped_output_leaves_nothing_and_a_published_one_only_itself() {

@@ -175,8 +175,15 @@ trait Store {
     fn place(&self) -> &Path;
     /// A small file, or `None` when there is none.
     fn document(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
-    /// A blob by name, with its size, or `None` when there is none.
-    fn blob(&self, name: &str) -> Result<Option<(Box<dyn Blob>, u64)>, Error>;
+    /// A blob by name, or `None` when there is none.
+    fn blob(&self, name: &str) -> Result<Option<StoredBlob>, Error>;
+}
+
+/// A blob of a [`Store`].
+struct StoredBlob {
+    blob: Box<dyn Blob>,
+    /// In bytes.
+    size: u64,
 }
 
 /// A whole file.

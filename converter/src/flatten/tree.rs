@@ -64,6 +64,9 @@ pub struct Node {
     pub hides_children: Time,
 }
 
+/// Full names and values of extended attributes.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Owner, mode, time and extended attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
@@ -75,8 +78,8 @@ pub struct Meta {
     pub gid: u32,
     /// Seconds since 1970.
     pub mtime: u32,
-    /// Full names and values, sorted by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Sorted by name.
+    pub xattrs: Xattrs,
 }
 
 impl Meta {

@@ -1,8 +1,8 @@
 //! An image archive: a tar whose members are found by position, so that nothing is unpacked.
 
-use super::{RangeBlob, Store, read_document};
+use super::{RangeBlob, Store, StoredBlob, read_document};
 use crate::error::Error;
-use crate::layer::{Blob, Packing};
+use crate::layer::Packing;
 use crate::tar::{Entry, EntryKind, FileInput, Reader};
 use std::collections::HashMap;
 use std::fs::File;
@@ -132,10 +132,7 @@ impl Store for Archive {
         Ok(Some(content))
     }
 
-    fn blob(&self, name: &str) -> Result<Option<(Box<dyn Blob>, u64)>, Error> {
-        Ok(self.range(name)?.map(|range| {
-            let size = range.length;
-            (Box::new(range) as Box<dyn Blob>, size)
-        }))
+    fn blob(&self, name: &str) -> Result<Option<StoredBlob>, Error> {
+        Ok(self.range(name)?.map(|range| StoredBlob { size: range.length, blob: Box::new(range) }))
     }
 }

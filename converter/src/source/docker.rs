@@ -5,7 +5,7 @@
 
 use super::archive::Archive;
 use super::oci::{self, Config, diff_ids, json};
-use super::{Image, Store};
+use super::{Image, Store, StoredBlob};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::layer::Layer;
@@ -52,7 +52,7 @@ pub fn resolve(archive: &Archive, reference: Option<&str>, architecture: &str) -
         .iter()
         .zip(diff_ids(&parsed, saved.layers.len())?)
         .map(|(name, diff_id)| {
-            let (blob, size) = archive.blob(name)?.ok_or_else(|| member(name))?;
+            let StoredBlob { blob, size } = archive.blob(name)?.ok_or_else(|| member(name))?;
             // Only newer archives name layers by digest; the older ones' directories are ids of another kind.
             let digest = name.strip_prefix("blobs/sha256/").and_then(|hex| Digest::from_hex(hex).ok());
             Ok(Layer { name: format!("layer {name}"), blob, digest, size: Some(size), diff_id: Some(diff_id) })

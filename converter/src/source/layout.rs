@@ -1,8 +1,7 @@
 //! An OCI image layout directory as a store of documents and blobs.
 
-use super::{FileBlob, Store, read_document};
+use super::{FileBlob, Store, StoredBlob, read_document};
 use crate::error::Error;
-use crate::layer::Blob;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,7 +46,7 @@ impl Store for Directory {
         read_document(file, size, &path.display().to_string(), Error::file("read", &path)).map(Some)
     }
 
-    fn blob(&self, name: &str) -> Result<Option<(Box<dyn Blob>, u64)>, Error> {
-        Ok(self.file(name)?.map(|(path, _, size)| (Box::new(FileBlob(path)) as Box<dyn Blob>, size)))
+    fn blob(&self, name: &str) -> Result<Option<StoredBlob>, Error> {
+        Ok(self.file(name)?.map(|(path, _, size)| StoredBlob { blob: Box::new(FileBlob(path)), size }))
     }
 }

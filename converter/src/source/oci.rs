@@ -1,6 +1,6 @@
 //! From an image layout's index to one image: reference, platform, manifest, config, layers.
 
-use super::{Image, Store, blob_name};
+use super::{Image, Store, StoredBlob, blob_name};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::layer::Layer;
@@ -242,7 +242,7 @@ fn layer(store: &dyn Store, descriptor: &Descriptor, diff_id: Digest) -> Result<
         let remedy = if media_type.ends_with("+encrypted") { ": decrypt the image first" } else { "" };
         return Err(Error::MediaType { what: format!("layer {digest}"), found: media_type, remedy });
     }
-    let (blob, found) = find(store, &digest, "layer")?;
+    let StoredBlob { blob, size: found } = find(store, &digest, "layer")?;
     let size = descriptor.size();
     if found != size {
         return Err(Error::BlobSize { what: format!("layer {digest}"), expected: size, found });
@@ -250,7 +250,7 @@ fn layer(store: &dyn Store, descriptor: &Descriptor, diff_id: Digest) -> Result<
     Ok(Layer { name: format!("layer {digest}"), blob, digest: Some(digest), size: Some(size), diff_id: Some(diff_id) })
 }
 
-fn find(store: &dyn Store, digest: &Digest, what: &'static str) -> Result<(Box<dyn crate::layer::Blob>, u64), Error> {
+fn find(store: &dyn Store, digest: &Digest, what: &'static str) -> Result<StoredBlob, Error> {
     let name = blob_name(digest);
     let place = || store.place().join(&name).display().to_string();
     store.blob(&name)?.ok_or_else(|| Error::BlobMissing { what, digest: *digest, place: place() })

@@ -1,8 +1,10 @@
 use super::*;
 use crate::test_tar::{TarBuilder, header, octal, seal};
 
-/// Entries with their content: the offsets and bytes of what is stored.
-fn read(tar: &[u8]) -> Result<Vec<(Entry, Vec<(u64, Vec<u8>)>)>, Error> {
+/// Offsets and bytes of what is stored of a file.
+type Stored = Vec<(u64, Vec<u8>)>;
+
+fn read(tar: &[u8]) -> Result<Vec<(Entry, Stored)>, Error> {
     let mut reader = Reader::new(SliceInput(tar));
     let mut entry = Entry::default();
     let mut all = Vec::new();
@@ -25,7 +27,7 @@ fn read(tar: &[u8]) -> Result<Vec<(Entry, Vec<(u64, Vec<u8>)>)>, Error> {
     Ok(all)
 }
 
-fn only(tar: &[u8]) -> (Entry, Vec<(u64, Vec<u8>)>) {
+fn only(tar: &[u8]) -> (Entry, Stored) {
     let mut all = read(tar).unwrap();
     assert_eq!(all.len(), 1);
     all.remove(0)
@@ -134,7 +136,7 @@ fn base_256_numbers_are_read_and_negative_times_are_clamped() {
     assert_eq!((entry.size, entry.uid, entry.mtime), (512, 0x20_0001, 0));
 }
 
-fn sparse_content() -> Vec<(u64, Vec<u8>)> {
+fn sparse_content() -> Stored {
     vec![(1000, vec![b'a'; 10]), (5000, vec![b'b'; 20])]
 }
 
