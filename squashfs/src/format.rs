@@ -215,7 +215,7 @@ on_disk! {
 }
 
 on_disk! {
-    /// Rest of an extended directory inode; `i_count` + 1 [`DirIndex`] follow when `i_count` is not 0.
+    /// Rest of an extended directory inode; `i_count` [`DirIndex`] follow.
     LDirInode, 24 {
         /// Link count.
         nlink: U32,
