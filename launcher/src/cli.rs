@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use coracle_squashfs::compress::Compression;
 
 use crate::options::{Home, Options, Verb};
 
@@ -39,6 +40,8 @@ pub enum Command {
     /// Start a shell in an image
     #[command(override_usage = "coracle shell [OPTIONS] IMAGE [ARG]...")]
     Shell(Launch),
+    /// Convert an image into one squashfs file
+    Build(Build),
     /// Show what an image file contains
     Inspect(Inspect),
     /// Check whether this host can run images, and say what to change
@@ -57,7 +60,7 @@ pub struct Launch {
     #[command(flatten)]
     pub flags: Flags,
     /// A squashfs or SIF file, and what follows it, which is never taken for options of coracle
-    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE [ARG]")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<OsString>,
 }
 
@@ -71,7 +74,7 @@ pub struct Spec {
     #[arg(long)]
     pub steps: bool,
     /// A squashfs or SIF file, and what follows it
-    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE [ARG]")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<OsString>,
 }
 
@@ -119,12 +122,12 @@ pub struct Build {
     /// Replace the output if it exists
     #[arg(short = 'F', long)]
     pub force: bool,
-    /// zstd, gzip, lz4 or xz, with a level where the codec has levels
-    #[arg(long, value_name = "CODEC[:LEVEL]", default_value = "zstd")]
-    pub compression: String,
-    /// Bytes in a data block, a power of two from 4K to 1M
-    #[arg(long, value_name = "SIZE")]
-    pub block_size: Option<String>,
+    /// zstd (the default), gzip, lz4 or xz; zstd and gzip with a level
+    #[arg(long, value_name = "CODEC[:LEVEL]", value_parser = parse::compression)]
+    pub compression: Option<Compression>,
+    /// Bytes in a data block, a power of two from 4K to 1M [default: 128K]
+    #[arg(long, value_name = "SIZE", value_parser = parse::block_size)]
+    pub block_size: Option<u32>,
     /// Compressing threads; one for each core when left out
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use coracle_converter::image_info::{CONFIG, INFO, MANIFEST};
 use coracle_squashfs::compress::codec_name;
 use coracle_squashfs::dump;
 use serde::Serialize;
@@ -58,10 +59,6 @@ pub enum Error {
         source: serde_json::Error,
     },
 }
-
-const CONFIG: &str = "/.coracle/config.json";
-const MANIFEST: &str = "/.coracle/manifest.json";
-const INFO: &str = "/.coracle/image.json";
 
 /// The summary. The names are an interface.
 #[derive(Debug, Serialize)]
@@ -201,7 +198,8 @@ impl std::fmt::Display for Plain<'_> {
 }
 
 /// A number of bytes as people write it.
-pub(crate) fn bytes(count: u64) -> String {
+#[must_use]
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     let mut whole = count;

@@ -1,5 +1,7 @@
 //! The `coracle` program: dispatches verbs, and is the one place that prints.
 
+mod build;
+
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -60,6 +62,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             cli::command(rest).context("no command given: write coracle exec IMAGE COMMAND, or coracle run IMAGE")
         }),
         Command::Spec(spec) => show_spec(&spec),
+        Command::Build(arguments) => {
+            let summary = build::build(&arguments)?;
+            if !arguments.quiet {
+                print(|out| Ok(writeln!(out, "{summary}")?))?;
+            }
+            Ok(Exit::Success)
+        }
         Command::Inspect(arguments) => show_image(&arguments),
         Command::Doctor(arguments) => {
             let report = Report::collect();

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use coracle_converter::image_info::CONFIG;
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
@@ -44,8 +45,6 @@ pub const RAW_ENV: &str = "org.coracle.raw.env.";
 
 /// Version of the runtime specification that the result follows.
 const VERSION: &str = "1.2.0";
-/// The converter leaves the image's configuration here.
-const CONFIG: &str = "/.coracle/config.json";
 /// What `run` means to an image that Apptainer built.
 const RUNSCRIPT: &str = "/.singularity.d/runscript";
 

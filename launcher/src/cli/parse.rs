@@ -6,6 +6,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use coracle_squashfs::compress::Compression;
+use coracle_squashfs::format::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
+use coracle_squashfs::writer::WriterOptions;
+
 use crate::options::{Bind, DefaultMount, EnvSetting, Home};
 
 /// Why an option's value was refused.
@@ -53,6 +57,12 @@ pub enum Error {
         /// The offending part.
         destination: PathBuf,
     },
+    /// An unknown codec, or a level that it does not have.
+    #[error("no such compression: use zstd, zstd:1 to zstd:22, gzip, gzip:1 to gzip:9, lz4 or xz")]
+    Compression,
+    /// A block size that squashfs does not have.
+    #[error("no such block size: use a power of two from 4K to 1M")]
+    BlockSize,
     /// An unknown default mount.
     #[error(
         "no default mount is called {name:?}: use proc, sys, dev, devpts, tmp, home, cwd, bind-paths, hostfs or an absolute path"
@@ -213,6 +223,43 @@ pub fn no_mount(value: &OsStr) -> Result<Vec<DefaultMount>, Error> {
     Ok(mounts)
 }
 
+/// Parses `CODEC[:LEVEL]`; without a level it is the codec's own default, for zstd the converter's.
+///
+/// # Errors
+/// [`Error::Compression`]
+pub fn compression(value: &str) -> Result<Compression, Error> {
+    let (codec, level) = match value.split_once(':') {
+        Some((codec, level)) => (codec, Some(level.parse::<u32>().map_err(|_| Error::Compression)?)),
+        None => (value, None),
+    };
+    match (codec, level, WriterOptions::default().compression) {
+        ("zstd", None, default @ Compression::Zstd { .. }) => Ok(default),
+        ("zstd", level, _) => ranged(level.unwrap_or(15), 22).map(|level| Compression::Zstd { level }),
+        ("gzip", level, _) => ranged(level.unwrap_or(9), 9).map(|level| Compression::Gzip { level }),
+        ("lz4", None, _) => Ok(Compression::Lz4),
+        ("xz", None, _) => Ok(Compression::Xz),
+        _ => Err(Error::Compression),
+    }
+}
+
+fn ranged(level: u32, max: u32) -> Result<u32, Error> {
+    if (1..=max).contains(&level) { Ok(level) } else { Err(Error::Compression) }
+}
+
+/// Parses a number of bytes, with `K` or `M` for the powers of 1024.
+///
+/// # Errors
+/// [`Error::BlockSize`]
+pub fn block_size(value: &str) -> Result<u32, Error> {
+    let (digits, unit) = match value.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1 << 10),
+        None => value.strip_suffix(['m', 'M']).map_or((value, 1), |digits| (digits, 1 << 20)),
+    };
+    let size = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(unit)).ok_or(Error::BlockSize)?;
+    let valid = size.is_power_of_two() && (BLOCK_SIZE_MIN..=BLOCK_SIZE_MAX).contains(&size);
+    if valid { Ok(size) } else { Err(Error::BlockSize) }
+}
+
 /// Parses a file of settings: one a line, empty lines and lines that start with `#` skipped, an `export ` before the
 /// name and a pair of quotes around the value removed; nothing is expanded. The error is the number of the bad line.
 ///
@@ -296,6 +343,21 @@ mod tests {
         let expected =
             [set("A", "1"), set("B", "x y"), set("C", "z"), set("E", "a=b"), EnvSetting::Inherit("F".into())];
         assert_eq!(env_file(file).unwrap(), expected);
+    }
+
+    #[test]
+    fn compressions_and_block_sizes() {
+        assert_eq!(compression("zstd:19"), Ok(Compression::Zstd { level: 19 }));
+        assert!(matches!(compression("zstd"), Ok(Compression::Zstd { .. })));
+        assert_eq!(compression("gzip"), Ok(Compression::Gzip { level: 9 }));
+        assert_eq!(compression("xz"), Ok(Compression::Xz));
+        for bad in ["zstd:0", "zstd:23", "gzip:10", "lz4:1", "lzo", "", "zstd:", "zstd:x"] {
+            assert_eq!(compression(bad), Err(Error::Compression), "{bad}");
+        }
+        assert_eq!((block_size("4096"), block_size("128K"), block_size("1m")), (Ok(4096), Ok(1 << 17), Ok(1 << 20)));
+        for bad in ["2K", "2M", "100000", "", "K", "-4K", "4194304K"] {
+            assert_eq!(block_size(bad), Err(Error::BlockSize), "{bad}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::Check;
 use crate::engine::{Error, namespace};
 use crate::host::mount_point;
+use crate::sys::descriptors::has_close_range;
 use crate::sys::process::in_child;
 
 /// Oldest kernel with FUSE in user namespaces.
@@ -162,7 +163,7 @@ fn openat2_call() -> Check {
 
 fn close_range_call() -> Check {
     let name = "close_range";
-    match in_child(|| crate::sys::descriptors::has_close_range()) {
+    match in_child(has_close_range) {
         Ok(()) => Check::ok(name, "works"),
         Err(error) => fallback(name, Errno::from_io_error(&error).unwrap_or(Errno::NOSYS)),
     }

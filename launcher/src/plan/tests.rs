@@ -1,1 +1,177 @@
+//! The order of steps, and what is made for mounts to stand on.
 
+use super::*;
+use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, MountBuilder, ProcessBuilder, SpecBuilder, UserBuilder};
+use std::collections::HashMap;
+
+/// Everything below `/dev` and with a dot is a file.
+struct Everything;
+
+impl Probe for Everything {
+    fn kind(&self, path: &Path) -> Option<Kind> {
+        let file = path.starts_with("/dev/") || path.to_string_lossy().contains('.');
+        Some(if file { Kind::File } else { Kind::Directory })
+    }
+}
+
+fn bind(source: &str, destination: &str, options: &[&str]) -> Mount {
+    let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+    MountBuilder::default().typ("bind").source(source).destination(destination).options(options).build().unwrap()
+}
+
+fn fs(kind: &str, destination: &str, options: &[&str]) -> Mount {
+    let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+    MountBuilder::default().typ(kind).source(kind).destination(destination).options(options).build().unwrap()
+}
+
+fn spec(mounts: Vec<Mount>, annotations: &[(&str, &str)]) -> Spec {
+    let annotations: HashMap<String, String> =
+        annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut process = ProcessBuilder::default()
+        .user(UserBuilder::default().uid(7_u32).gid(8_u32).build().unwrap())
+        .args(vec!["prog".to_owned(), "a b".to_owned()])
+        .env(vec!["A=1".to_owned()])
+        .cwd("/w")
+        .build()
+        .unwrap();
+    process.set_rlimits(None);
+    let mut linux = LinuxBuilder::default().namespaces(Vec::new()).build().unwrap();
+    linux.set_masked_paths(None);
+    linux.set_readonly_paths(None);
+    linux.set_resources(None);
+    let mut spec =
+        SpecBuilder::default().process(process).mounts(mounts).annotations(annotations).linux(linux).build().unwrap();
+    spec.set_hostname(None);
+    spec
+}
+
+fn plan(spec: &Spec) -> Result<Vec<Step>, Error> {
+    Plan::new(spec, Path::new("/mnt"), &Everything).map(|plan| plan.steps)
+}
+
+fn added(steps: &[Step]) -> (&[PathBuf], &[(PathBuf, SyntheticFile)]) {
+    let Some(Step::StartServer { directories, files }) = steps.get(2) else { panic!("{steps:?}") };
+    (directories, files)
+}
+
+#[test]
+fn security_steps_come_in_the_order_the_kernel_and_safety_demand() {
+    let steps = plan(&spec(vec![bind("/data", "/d", &["rbind", "ro"])], &[])).unwrap();
+    let expected = vec![
+        Step::UnshareUser { uid: 7, gid: 8 },
+        Step::OpenFuse,
+        Step::StartServer { directories: vec!["/d".into()], files: Vec::new() },
+        Step::UnshareMount,
+        Step::OpenSources(vec!["/data".into()]),
+        Step::MountImage { at: "/mnt".into() },
+        Step::PivotRoot,
+        Step::Bind {
+            source: "/data".into(),
+            destination: "/d".into(),
+            recursive: true,
+            restrict: MsFlags::MS_RDONLY,
+            optional: false,
+        },
+        Step::DetachHost,
+        Step::ChangeDirectory { path: "/w".into(), fallback: None },
+        Step::NoNewPrivileges,
+        Step::DropCapabilities,
+        Step::CloseDescriptors,
+        Step::Execute { args: vec!["prog".into(), "a b".into()], env: vec!["A=1".into()] },
+    ];
+    assert_eq!(steps, expected);
+}
+
+#[test]
+fn targets_are_made_where_they_can_be() {
+    let mounts = vec![
+        fs("tmpfs", "/scratch", &["size=1m"]),
+        bind("/data", "/scratch/x/y", &["rbind"]),
+        bind("/f.txt", "/scratch/f", &["bind"]),
+        bind("/home", "/home", &["rbind"]),
+        bind("/data", "/home/in", &["rbind"]),
+        bind("/f.txt", "/etc/f.conf", &["bind"]),
+        bind("/data", "/home2", &["rbind"]),
+    ];
+    let annotations = [("org.coracle.file./etc/passwd", "x"), ("org.coracle.optional", "/home2\n/other")];
+    let steps = plan(&spec(mounts, &annotations)).unwrap();
+    let (directories, files) = added(&steps);
+    assert_eq!(directories, [Path::new("/scratch"), Path::new("/home"), Path::new("/home2")], "/home2 is not in /home");
+    let content = SyntheticFile::Content(b"x".to_vec(), 0o644);
+    assert_eq!(files, [("/etc/f.conf".into(), SyntheticFile::Empty), ("/etc/passwd".into(), content)]);
+    let made: Vec<&Step> =
+        steps.iter().filter(|step| matches!(step, Step::MakeDirectory(_) | Step::MakeFile(_))).collect();
+    assert_eq!(made, [&Step::MakeDirectory("/scratch/x/y".into()), &Step::MakeFile("/scratch/f".into())]);
+    let optional = |wanted: &str| {
+        steps.iter().any(
+            |step| matches!(step, Step::Bind { destination, optional: true, .. } if destination == Path::new(wanted)),
+        )
+    };
+    assert!(optional("/home2") && !optional("/home"));
+    assert!(matches!(&steps[4], Step::OpenSources(sources) if sources.len() == 3), "each source once");
+}
+
+#[test]
+fn a_new_dev_has_the_default_devices() {
+    let steps =
+        plan(&spec(vec![fs("tmpfs", "/dev", &["nosuid", "mode=755"]), fs("devpts", "/dev/pts", &[])], &[])).unwrap();
+    let position =
+        |step: &Step| steps.iter().position(|one| one == step).unwrap_or_else(|| panic!("{step} in {steps:?}"));
+    let data = "mode=755".to_owned();
+    let dev = Step::Mount { kind: "tmpfs".into(), destination: "/dev".into(), flags: MsFlags::MS_NOSUID, data };
+    let null = Step::MakeFile("/dev/null".into());
+    assert!(position(&dev) < position(&null));
+    assert!(position(&null) < position(&Step::MakeDirectory("/dev/pts".into())));
+    position(&Step::MakeLink { path: "/dev/ptmx".into(), target: "pts/ptmx".into() });
+    assert_eq!(steps.iter().filter(|step| matches!(step, Step::Bind { .. })).count(), DEVICES.len());
+}
+
+#[test]
+fn what_the_engine_does_not_do_is_refused() {
+    let refused = |change: &dyn Fn(&mut Spec)| {
+        let mut spec = spec(Vec::new(), &[]);
+        change(&mut spec);
+        plan(&spec).unwrap_err().to_string()
+    };
+    let network = refused(&|spec| {
+        let namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).build().unwrap();
+        spec.linux_mut().as_mut().unwrap().set_namespaces(Some(vec![namespace]));
+    });
+    assert_eq!(network, "cannot carry out the specification: the network namespace is not supported");
+    let masked = refused(&|spec| {
+        spec.linux_mut().as_mut().unwrap().set_masked_paths(Some(vec!["/proc/kcore".into()]));
+    });
+    assert!(masked.contains("masked paths"));
+    assert!(refused(&|spec| _ = spec.set_hostname(Some("x".into()))).contains("host name"));
+    let label = refused(&|spec| _ = spec.process_mut().as_mut().unwrap().set_selinux_label(Some("x".into())));
+    assert!(label.contains("security label"));
+}
+
+#[test]
+fn broken_specifications_are_refused() {
+    let error = |mount: Mount| plan(&spec(vec![mount], &[])).unwrap_err();
+    assert_eq!(error(bind("/a", "rel", &[])), Error::Destination { destination: "rel".into() });
+    assert_eq!(error(bind("/a", "/", &[])), Error::Destination { destination: "/".into() });
+    assert_eq!(error(bind("a", "/b", &[])), Error::Source { destination: "/b".into() });
+    let option = Error::Option { destination: "/b".into(), option: "shared".into() };
+    assert_eq!(error(bind("/a", "/b", &["rbind", "shared"])), option);
+    let mut nothing = spec(Vec::new(), &[]);
+    nothing.process_mut().as_mut().unwrap().set_args(Some(Vec::new()));
+    assert_eq!(plan(&nothing), Err(Error::Missing("program to execute")));
+}
+
+#[test]
+fn a_plan_can_be_read() {
+    let mounts = vec![bind("/data", "/d", &["rbind", "ro"]), fs("tmpfs", "/t", &["nosuid", "size=1m"])];
+    let spec = spec(mounts, &[("org.coracle.cwd.fallback", "/"), ("org.coracle.optional", "/d")]);
+    let text = Plan::new(&spec, Path::new("/mnt"), &Everything).unwrap().to_string();
+    for line in [
+        "  3  start the file system server; add if missing /d /t\n",
+        "  8  bind /data and what is mounted below it on /d, ro, if possible\n",
+        "  9  mount tmpfs on /t, nosuid, size=1m\n",
+        " 11  go to /w, or else /\n",
+        " 15  execute prog \"a b\" with 1 variables\n",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}

@@ -53,10 +53,10 @@ pub(super) fn compose(host: &Host, options: &Options, context: &Context<'_>) -> 
     let inherited = host.env.iter().filter(|(name, value)| keep(name, value, options.clean_env, context));
     env.extend(inherited.cloned());
     for variable in context.image_env {
-        if let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) {
-            if !(CALLERS.contains(&name) && env.contains_key(OsStr::new(name))) {
-                env.insert(name.into(), value.into());
-            }
+        if let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty())
+            && !(CALLERS.contains(&name) && env.contains_key(OsStr::new(name)))
+        {
+            env.insert(name.into(), value.into());
         }
     }
     let mut set = |name: &str, value: &OsStr| env.insert(name.into(), value.to_owned());

@@ -158,6 +158,6 @@ mod tests {
 
     #[test]
     fn userns_restrict_by_remounts() {
-        userns_restricts_the_whole_tree(|target, flags, proc| remount(target, flags, proc));
+        userns_restricts_the_whole_tree(remount);
     }
 }

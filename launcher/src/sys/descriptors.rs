@@ -59,7 +59,7 @@ fn close_listed(keep: &[RawFd]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::process::in_child;
+    use crate::sys::process::{exit_now, in_child};
     use std::os::fd::AsRawFd;
 
     fn is_open(fd: RawFd) -> bool {
@@ -74,9 +74,11 @@ mod tests {
             close(&[fds[3], 1, fds[1]])?;
             let open: Vec<bool> = fds.iter().map(|fd| is_open(*fd)).collect();
             let right = open == [false, true, false, true, false, false] && (0..3).all(is_open);
-            if right { Ok(()) } else { Err(io::Error::other("wrong descriptors")) }
+            // The pipe on which the child would report is closed, too.
+            exit_now(if right { 42 } else { 1 })
         });
-        outcome.unwrap();
+        let text = outcome.unwrap_err().to_string();
+        assert!(text.ends_with(", 42))"), "{text}");
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub fn in_child(body: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
 }
 
 /// Ends the process without running what the launcher registered for its own end.
-fn exit_now(status: i32) -> ! {
+pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory.
     unsafe { libc::_exit(status) }
 }

@@ -1,0 +1,93 @@
+//! `coracle build`: hands the arguments to the converter, shows its progress on a terminal, and sums up.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use coracle::cli::Build;
+use coracle::inspect::bytes;
+use coracle_converter::{Event, Options, Progress, Report, Source, convert};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Between redraws while nothing happens.
+const TICK: Duration = Duration::from_millis(200);
+const BYTES: &str = "{spinner} {msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const OPEN_END: &str = "{spinner} {msg} {binary_bytes} {elapsed}";
+const ENTRIES: &str = "{spinner} {msg} {human_pos} entries {elapsed}";
+
+/// Converts, and describes the result in a line.
+pub fn build(arguments: &Build) -> anyhow::Result<String> {
+    let source: Source = arguments.source.parse()?;
+    let mut options = Options { force: arguments.force, ..Options::default() };
+    options.compression = arguments.compression.unwrap_or(options.compression);
+    options.block_size = arguments.block_size.unwrap_or(options.block_size);
+    options.threads = arguments.threads.unwrap_or(options.threads);
+    let start = Instant::now();
+    let bar = Bar::new(!arguments.quiet && std::io::stderr().is_terminal());
+    let report = convert(&source, &arguments.output, &options, &bar);
+    bar.0.finish_and_clear();
+    Ok(summary(arguments, &report?, start.elapsed()))
+}
+
+fn summary(arguments: &Build, report: &Report, elapsed: Duration) -> String {
+    let layers = match report.layers {
+        0 => String::new(),
+        1 => ", 1 layer".to_owned(),
+        layers => format!(", {layers} layers"),
+    };
+    let (size, inodes, seconds) = (bytes(report.bytes), report.inodes, elapsed.as_secs_f64());
+    format!("{}: {size}, {inodes} inodes{layers}, {seconds:.1} s", arguments.output.display())
+}
+
+/// One line that follows the conversion.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new(visible: bool) -> Self {
+        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        if visible {
+            bar.enable_steady_tick(TICK);
+        }
+        Self(bar)
+    }
+
+    fn restart(&self, template: &str, length: Option<u64>, message: String) {
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.0.set_style(style.progress_chars("=> "));
+        }
+        match length {
+            Some(length) => self.0.set_length(length),
+            None => self.0.unset_length(),
+        }
+        self.0.set_message(message);
+        self.0.reset();
+    }
+}
+
+impl Progress for Bar {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::LayerStarted { index, total, bytes, .. } => {
+                let template = if bytes.is_some() { BYTES } else { OPEN_END };
+                self.restart(template, bytes, format!("layer {}/{total}", index + 1));
+            }
+            Event::Advanced { bytes } => self.0.inc(bytes),
+            Event::DirectoryStarted => self.restart(ENTRIES, None, "directory".to_owned()),
+            Event::Entries { count } => self.0.set_position(count),
+            Event::Finishing => self.restart("{spinner} {msg} {elapsed}", None, "writing tables".to_owned()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_are_valid() {
+        for template in [BYTES, OPEN_END, ENTRIES] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+}
