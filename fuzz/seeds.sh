@@ -1,0 +1,47 @@
+#!/bin/sh
+# Makes the seeds that fuzzing starts from, below fuzz/corpus. One function per target.
+# Needs mksquashfs; run it from anywhere. Then, in the folder above:
+#   cargo +nightly fuzz run squashfs_read -- -max_total_time=300 -max_len=20000 -timeout=10
+set -eu
+cd "$(dirname "$0")"
+tree=$(mktemp -d)
+trap 'rm -rf "$tree"' EXIT
+
+# Small images with every kind of inode, in every compressor. Those with plain tables matter most: in them a flipped
+# bit reaches the parser instead of failing in the codec.
+squashfs_read() {
+    out=$PWD/corpus/squashfs_read
+    mkdir -p "$out" "$tree/dir/deeper" "$tree/empty"
+    printf 'short' >"$tree/dir/short"
+    : >"$tree/dir/nothing"
+    seq 1 3000 >"$tree/dir/blocks"
+    truncate -s 20000 "$tree/hole"
+    ln -s dir/short "$tree/link"
+    ln "$tree/dir/short" "$tree/dir/deeper/hard"
+    mkfifo "$tree/fifo"
+    if command -v setfattr >/dev/null; then
+        setfattr -n user.name -v value "$tree/dir/short"
+        setfattr -n user.name -v value "$tree/dir"
+    fi
+    make() {
+        name=$1
+        shift
+        mksquashfs "$tree" "$out/$name" -noappend -no-progress -quiet -nopad -b 4096 -all-time 1 \
+            -p 'null c 666 0 0 1 3' -p 'disk b 660 0 6 8 300' "$@" >/dev/null
+    }
+    for compressor in gzip lzo xz lz4 zstd; do
+        make "$compressor" -comp "$compressor"
+    done
+    make plain-tables -noI -noX -noId
+    make plain -noI -noX -noId -noD -noF
+    make no-fragments -noI -no-fragments -no-exports
+    i=0
+    while [ $i -lt 700 ]; do
+        : >"$tree/dir/deeper/an-entry-of-a-large-directory-$i"
+        i=$((i + 1))
+    done
+    make large-directory -noI
+}
+
+squashfs_read
+echo "seeds are in $PWD/corpus"
