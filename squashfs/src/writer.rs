@@ -29,7 +29,7 @@ use crate::format::{
 };
 use fragments::Fragments;
 use inodes::Inodes;
-use metadata::{Output, write_table};
+use metadata::{Output, Packing, write_table};
 use pipeline::{Digest, Message, Pipeline, digest_of, is_zero};
 use std::collections::HashMap;
 use std::fs::File;
@@ -203,10 +203,11 @@ impl Writer {
         let Self { options, file, mut pipeline, mut fragments, files, .. } = self;
         fragments.flush(&mut pipeline)?;
         let stored = pipeline.finish()?;
+        let packing = Packing { compression: options.compression, threads: options.threads.get() };
         let mut output = Output { file: &file, position: stored.position };
-        let inodes = Inodes::write(tree, &files, &stored, options.compression, &mut output)?;
+        let inodes = Inodes::write(tree, &files, &stored, packing, &mut output)?;
         let xattr_lists = inodes.xattrs.len() as u32;
-        let superblock = write_tables(&options, &stored, inodes, &mut output)?;
+        let superblock = write_tables(&options, packing, &stored, inodes, &mut output)?;
         // All other handles went with the threads.
         let file = Arc::into_inner(file).ok_or(Error::ThreadDied("output"))?;
         Ok(Summary {
@@ -263,6 +264,7 @@ impl Writer {
 /// Writes what comes behind the directory table, in the order that the kernel checks, and the superblock last of all.
 fn write_tables(
     options: &WriterOptions,
+    packing: Packing,
     stored: &Stored,
     inodes: Inodes<'_>,
     output: &mut Output<'_>,
@@ -273,16 +275,16 @@ fn write_tables(
         flags |= flags::NO_FRAG;
         INVALID_TABLE
     } else {
-        write_table(output, compression, &stored.fragments, &[])?
+        write_table(output, packing, &stored.fragments, &[])?
     };
     let lookup_table = if options.exportable {
         flags |= flags::EXPORT;
-        write_table(output, compression, &inodes.references, &[])?
+        write_table(output, packing, &inodes.references, &[])?
     } else {
         INVALID_TABLE
     };
-    let id_table = write_table(output, compression, &inodes.ids, &[])?;
-    let xattr_table = inodes.xattrs.write(output, compression)?;
+    let id_table = write_table(output, packing, &inodes.ids, &[])?;
+    let xattr_table = inodes.xattrs.write(output, packing)?;
     flags |= if xattr_table == INVALID_TABLE { flags::NO_XATTR } else { 0 };
     flags |= if compression.options().is_some() { flags::COMP_OPT } else { 0 };
     let superblock = SuperBlock {

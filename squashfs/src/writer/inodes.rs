@@ -1,15 +1,15 @@
 //! Inodes and directories.
 //!
 //! A listing needs the places of its entries' inodes, and a directory's inode the place of its listing, so directories
-//! are written from the leaves up. All inodes of one directory's entries lie together, which keeps listings short and
+//! are written from the leaves up, all of one height at once: that leaves enough metadata blocks without an order among
+//! them to compress on all threads. The inodes of one directory's entries lie together, which keeps listings short and
 //! `ls -l` local; the root's comes last.
 
 use super::listing::{Entry, Listing};
-use super::metadata::{MetadataStream, Output};
+use super::metadata::{MetadataStream, Output, Packing};
 use super::store::Stored;
 use super::xattrs::Xattrs;
 use super::{Content, Error, FileId, Metadata, NodeId, NodeKind, Tree};
-use crate::compress::Compression;
 use crate::format::{
     BaseInode, DevInode, DirInode, INVALID_FRAGMENT, INVALID_XATTR, InodeRef, IpcInode, LDirInode, LRegInode, RegInode,
     SymlinkInode, inode_type,
@@ -49,9 +49,10 @@ struct Builder<'t> {
     id_index: HashMap<u32, u16>,
     /// By node, 0 for those not reached.
     numbers: Vec<u32>,
-    references: Vec<U64>,
+    /// Raw offsets in the inode table by number less 1.
+    places: Vec<u64>,
     /// Of directories whose inode is not written yet.
-    listings: HashMap<NodeId, Listing>,
+    listings: HashMap<NodeId, Listing<'t>>,
     /// The inode that is being put together.
     bytes: Vec<u8>,
 }
@@ -62,62 +63,86 @@ impl<'t> Inodes<'t> {
         tree: &'t Tree,
         files: &'t [Content],
         stored: &'t Stored,
-        compression: Compression,
+        packing: Packing,
         output: &mut Output<'_>,
     ) -> Result<Self, Error> {
-        let order = directories_bottom_up(tree);
-        let (numbers, count) = number(tree, &order);
+        let heights = directories_by_height(tree);
+        let (numbers, count) = number(tree, heights.iter().flatten());
         let mut builder = Builder {
             tree,
             files,
             stored,
-            inodes: MetadataStream::new(compression)?,
-            directories: MetadataStream::new(compression)?,
-            xattrs: Xattrs::new(compression)?,
+            inodes: MetadataStream::new(packing),
+            directories: MetadataStream::new(packing),
+            xattrs: Xattrs::new(packing),
             ids: Vec::new(),
             id_index: HashMap::new(),
             numbers,
-            references: vec![U64::new(NOWHERE); count as usize],
+            places: vec![NOWHERE; count as usize],
             listings: HashMap::new(),
             bytes: Vec::new(),
         };
         let inode_table = output.position;
-        for directory in order {
-            builder.directory(directory)?;
-            if builder.inodes.undrained() >= GATHER {
-                builder.inodes.drain(output)?;
+        for directories in heights {
+            for &directory in &directories {
+                builder.inodes_of(directory)?;
+                if builder.inodes.undrained() >= GATHER {
+                    builder.inodes.drain(output)?;
+                }
+            }
+            for directory in directories {
+                builder.listing(directory)?;
             }
         }
         // The root's parent is a number that no inode has, as `mksquashfs` has it.
-        let root = builder.inode(Tree::ROOT, count.saturating_add(1))?;
+        builder.inode(Tree::ROOT, count.saturating_add(1))?;
         builder.inodes.finish()?;
         builder.inodes.drain(output)?;
         let directory_table = output.position;
         builder.directories.finish()?;
         builder.directories.drain(output)?;
-        let Builder { references, ids, xattrs, .. } = builder;
+        let Builder { mut inodes, places, ids, xattrs, .. } = builder;
+        let references =
+            places.iter().map(|&raw| inodes.place(raw).map(|at| U64::new(at.0))).collect::<Result<Vec<_>, _>>()?;
+        // The root has the last number.
+        let root = InodeRef(references.last().map_or(0, |root| root.get()));
         Ok(Self { inode_table, directory_table, root, references, ids, xattrs })
     }
 }
 
-/// All directories, each after everything below it.
-fn directories_bottom_up(tree: &Tree) -> Vec<NodeId> {
+/// All directories by height: first those without subdirectories, the root last.
+fn directories_by_height(tree: &Tree) -> Vec<Vec<NodeId>> {
+    let is_directory = |id: &NodeId| tree.entries(*id).is_some();
     let mut order = Vec::new();
     // Without recursion: nesting is the input's choice. Parents first, last child first, then turned around.
     let mut stack = vec![Tree::ROOT];
     while let Some(directory) = stack.pop() {
         order.push(directory);
-        stack.extend(tree.children(directory).map(|(_, id)| id).filter(|&id| tree.entries(id).is_some()));
+        stack.extend(tree.children(directory).map(|(_, id)| id).filter(is_directory));
     }
-    order.reverse();
-    order
+    let mut heights = vec![0usize; tree.len()];
+    let mut result: Vec<Vec<NodeId>> = Vec::new();
+    for directory in order.into_iter().rev() {
+        let below = tree.children(directory).map(|(_, id)| id).filter(is_directory);
+        let height = below.filter_map(|id| heights.get(id.index())).max().map_or(0, |height| height + 1);
+        if let Some(slot) = heights.get_mut(directory.index()) {
+            *slot = height;
+        }
+        if height >= result.len() {
+            result.resize_with(height + 1, Vec::new);
+        }
+        if let Some(same) = result.get_mut(height) {
+            same.push(directory);
+        }
+    }
+    result
 }
 
 /// Numbers inodes in the order in which they will be written. Returns the numbers by node and how many there are.
-fn number(tree: &Tree, order: &[NodeId]) -> (Vec<u32>, u32) {
+fn number<'a>(tree: &Tree, directories: impl Iterator<Item = &'a NodeId>) -> (Vec<u32>, u32) {
     let mut numbers = vec![0; tree.len()];
     let mut last = 0;
-    let entries = order.iter().flat_map(|&directory| tree.children(directory).map(|(_, id)| id));
+    let entries = directories.flat_map(|&directory| tree.children(directory).map(|(_, id)| id));
     for id in entries.chain([Tree::ROOT]) {
         if let Some(number @ 0) = numbers.get_mut(id.index()) {
             last += 1;
@@ -128,23 +153,35 @@ fn number(tree: &Tree, order: &[NodeId]) -> (Vec<u32>, u32) {
 }
 
 impl<'t> Builder<'t> {
-    /// Writes the inodes of a directory's entries, then its listing.
-    fn directory(&mut self, id: NodeId) -> Result<(), Error> {
+    /// Writes the inodes of a directory's entries, except those that another directory has had written.
+    fn inodes_of(&mut self, directory: NodeId) -> Result<(), Error> {
         let tree = self.tree;
-        let parent = self.number(id);
-        let mut entries = Vec::with_capacity(tree.entries(id).map_or(0, |entries| entries.len()));
-        for (name, child) in tree.children(id) {
-            let number = self.number(child);
-            let inode = match self.references.get(number as usize - 1) {
-                Some(reference) if reference.get() != NOWHERE => InodeRef(reference.get()),
-                _ => self.inode(child, parent)?,
-            };
+        let parent = self.number(directory);
+        for (_, child) in tree.children(directory) {
+            if self.place(child) == NOWHERE {
+                self.inode(child, parent)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a directory's listing.
+    fn listing(&mut self, directory: NodeId) -> Result<(), Error> {
+        let tree = self.tree;
+        let mut entries = Vec::with_capacity(tree.entries(directory).map_or(0, |entries| entries.len()));
+        for (name, child) in tree.children(directory) {
+            let inode = self.inodes.place(self.place(child))?;
             let kind = tree.get(child).map_or(0, |node| basic_type(&node.kind));
-            entries.push(Entry { name, inode, number, kind });
+            entries.push(Entry { name, inode, number: self.number(child), kind });
         }
         let listing = Listing::write(&entries, &mut self.directories)?;
-        self.listings.insert(id, listing);
+        self.listings.insert(directory, listing);
         Ok(())
+    }
+
+    /// Raw offset of a node's inode.
+    fn place(&self, id: NodeId) -> u64 {
+        self.places.get(self.number(id) as usize - 1).copied().unwrap_or(NOWHERE)
     }
 
     fn number(&self, id: NodeId) -> u32 {
@@ -152,26 +189,21 @@ impl<'t> Builder<'t> {
     }
 
     /// Writes one inode; `parent` is its directory's number.
-    fn inode(&mut self, id: NodeId, parent: u32) -> Result<InodeRef, Error> {
+    fn inode(&mut self, id: NodeId, parent: u32) -> Result<(), Error> {
         let tree = self.tree;
         let node = tree.get(id).ok_or(Error::UnknownNode(id.0))?;
         let number = self.number(id);
         let nlink = tree.nlink(id);
         let xattr = self.xattrs.id(&node.metadata)?;
+        if let Some(place) = self.places.get_mut(number as usize - 1) {
+            *place = self.inodes.raw_len();
+        }
         self.bytes.clear();
-        let reference = self.inodes.position();
-        if u32::try_from(reference.block()).is_err() {
-            return Err(Error::TableTooLarge { table: "inode" });
-        }
         match &node.kind {
-            NodeKind::Directory => self.directory_inode(id, &node.metadata, number, parent, xattr)?,
-            &NodeKind::File(file) => self.file_inode(file, &node.metadata, number, nlink, xattr)?,
-            other => self.plain_inode(other, &node.metadata, number, nlink, xattr)?,
+            NodeKind::Directory => self.directory_inode(id, &node.metadata, number, parent, xattr),
+            &NodeKind::File(file) => self.file_inode(file, &node.metadata, number, nlink, xattr),
+            other => self.plain_inode(other, &node.metadata, number, nlink, xattr),
         }
-        if let Some(slot) = self.references.get_mut(number as usize - 1) {
-            slot.set(reference.0);
-        }
-        Ok(reference)
     }
 
     fn base(&mut self, kind: u16, metadata: &Metadata, number: u32) -> Result<(), Error> {
@@ -210,20 +242,21 @@ impl<'t> Builder<'t> {
     ) -> Result<(), Error> {
         let listing = self.listings.remove(&id).unwrap_or_default();
         let nlink = self.tree.nlink(id).into();
-        let (start_block, offset, parent_inode) = (listing.start_block.into(), listing.offset.into(), parent.into());
+        let (start_block, offset) = listing.start(&mut self.directories)?;
+        let (start_block, offset, parent_inode) = (start_block.into(), offset.into(), parent.into());
         match u16::try_from(listing.size) {
-            Ok(size) if listing.index_count == 0 && xattr == INVALID_XATTR => {
+            Ok(size) if listing.index.is_empty() && xattr == INVALID_XATTR => {
                 self.base(inode_type::DIR, metadata, number)?;
                 let rest = DirInode { start_block, nlink, file_size: size.into(), offset, parent_inode };
                 self.bytes.extend_from_slice(rest.as_bytes());
             }
             _ => {
                 self.base(inode_type::LDIR, metadata, number)?;
-                let (i_count, xattr) = (listing.index_count.into(), xattr.into());
+                let (i_count, xattr) = ((listing.index.len() as u16).into(), xattr.into());
                 let file_size = listing.size.into();
                 let rest = LDirInode { nlink, file_size, start_block, parent_inode, i_count, offset, xattr };
                 self.bytes.extend_from_slice(rest.as_bytes());
-                self.bytes.extend_from_slice(&listing.index);
+                listing.append_index(&mut self.directories, &mut self.bytes)?;
             }
         }
         self.inodes.append(&self.bytes)

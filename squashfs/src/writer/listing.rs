@@ -7,6 +7,8 @@ use zerocopy::IntoBytes;
 
 /// `.` and `..`, which no listing stores, count as three bytes of it.
 const DOTS: u64 = 3;
+/// Most index entries: an inode counts them in 16 bits. The rest of the listing is found from the last one.
+const INDEX_MAX: usize = u16::MAX as usize;
 
 /// An entry to be written.
 pub(super) struct Entry<'t> {
@@ -19,58 +21,61 @@ pub(super) struct Entry<'t> {
 
 /// Where a listing is, for its directory's inode.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
-    pub(super) start_block: u32,
-    pub(super) offset: u16,
+pub(super) struct Listing<'t> {
+    /// Raw offset in the directory table; `None` when there are no entries.
+    raw: Option<u64>,
     /// Bytes, `.` and `..` included.
     pub(super) size: u32,
-    /// [`DirIndex`] entries with their names, ready to follow the inode.
-    pub(super) index: Vec<u8>,
-    pub(super) index_count: u16,
+    /// Headers that begin a metadata block, or nearly: offset in the listing and first name.
+    pub(super) index: Vec<(u32, &'t [u8])>,
 }
 
-impl Listing {
+impl<'t> Listing<'t> {
     /// Appends the entries, which are in order, to the directory table.
-    pub(super) fn write(entries: &[Entry<'_>], stream: &mut MetadataStream) -> Result<Self, Error> {
-        let mut listing = Self { size: DOTS as u32, ..Self::default() };
+    pub(super) fn write(entries: &[Entry<'t>], stream: &mut MetadataStream) -> Result<Self, Error> {
         if entries.is_empty() {
-            return Ok(listing);
+            return Ok(Self { size: DOTS as u32, ..Self::default() });
         }
-        let start = stream.position();
-        (listing.start_block, listing.offset) = (block_position(start)?, start.offset());
         let from = stream.raw_len();
+        let offset = |raw| u32::try_from(raw - from).map_err(|_| Error::DirectoryTooLarge { entries: entries.len() });
         let length: usize = entries.iter().map(|entry| size_of::<DirEntry>() + entry.name.len()).sum();
         let indexed = length > METADATA_SIZE;
         let (mut rest, mut indexed_block) = (entries, from / METADATA_SIZE as u64);
+        let mut index = Vec::new();
         while let Some(first) = rest.first() {
             let at = stream.raw_len();
             let (run, later) = rest.split_at(run_length(rest, at, indexed));
-            if indexed && at / METADATA_SIZE as u64 != indexed_block && listing.index_count < u16::MAX {
+            if indexed && at / METADATA_SIZE as u64 != indexed_block && index.len() < INDEX_MAX {
                 indexed_block = at / METADATA_SIZE as u64;
-                let position = block_position(stream.position())?;
-                listing.add_index(at - from, position, first.name, entries.len())?;
+                index.push((offset(at)?, first.name));
             }
             write_run(run, first, stream)?;
             rest = later;
         }
-        let size = stream.raw_len() - from + DOTS;
-        listing.size = u32::try_from(size).map_err(|_| Error::DirectoryTooLarge { entries: entries.len() })?;
-        Ok(listing)
+        Ok(Self { raw: Some(from), size: offset(stream.raw_len() + DOTS)?, index })
     }
 
-    fn add_index(&mut self, at: u64, start_block: u32, name: &[u8], entries: usize) -> Result<(), Error> {
-        let index = u32::try_from(at).map_err(|_| Error::DirectoryTooLarge { entries })?;
-        let entry =
-            DirIndex { index: index.into(), start_block: start_block.into(), size: (name.len() as u32 - 1).into() };
-        self.index.extend_from_slice(entry.as_bytes());
-        self.index.extend_from_slice(name);
-        self.index_count += 1;
+    /// Where it starts: metadata block and offset there.
+    pub(super) fn start(&self, stream: &mut MetadataStream) -> Result<(u32, u16), Error> {
+        // Nobody looks for an empty listing.
+        let Some(raw) = self.raw else { return Ok((0, 0)) };
+        Ok((block_position(stream, raw)?, (raw % METADATA_SIZE as u64) as u16))
+    }
+
+    /// Appends the index as it follows the directory's inode.
+    pub(super) fn append_index(&self, stream: &mut MetadataStream, bytes: &mut Vec<u8>) -> Result<(), Error> {
+        for &(offset, name) in &self.index {
+            let start_block = block_position(stream, self.raw.unwrap_or_default() + u64::from(offset))?.into();
+            let entry = DirIndex { index: offset.into(), start_block, size: (name.len() as u32 - 1).into() };
+            bytes.extend_from_slice(entry.as_bytes());
+            bytes.extend_from_slice(name);
+        }
         Ok(())
     }
 }
 
-fn block_position(at: InodeRef) -> Result<u32, Error> {
-    u32::try_from(at.block()).map_err(|_| Error::TableTooLarge { table: "directory" })
+fn block_position(stream: &mut MetadataStream, raw: u64) -> Result<u32, Error> {
+    u32::try_from(stream.place(raw)?.block()).map_err(|_| Error::TableTooLarge { table: "directory" })
 }
 
 /// How many entries can share one header at raw position `at`: at most 256, inodes in one metadata block, numbers within

@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 
 /// Buffers per worker: enough that neither a slow block at the head of the line nor a producer that is waiting for
 /// its own input leaves a worker idle.
-const BUFFERS_PER_WORKER: usize = 16;
+const BUFFERS_PER_WORKER: usize = 64;
 /// What the buffers of all workers may take together, unless there are so many workers that each has just four.
 const BUFFER_BYTES: usize = 32 << 20;
 /// Blocks remembered for being found again before they are compressed; 24 MiB of memory at most.

@@ -1,8 +1,7 @@
 //! Extended attributes: which can be stored, and the table of lists, each distinct list stored once.
 
-use super::metadata::{MetadataStream, Output, write_table};
+use super::metadata::{MetadataStream, Output, Packing, write_table};
 use super::{Error, Metadata};
-use crate::compress::Compression;
 use crate::format::{INVALID_TABLE, INVALID_XATTR, XattrEntry, XattrId, XattrTable, XattrValue, xattr_prefix};
 use std::collections::HashMap;
 use zerocopy::IntoBytes;
@@ -55,14 +54,16 @@ type List<'t> = Vec<(&'t [u8], &'t [u8])>;
 pub(super) struct Xattrs<'t> {
     stream: MetadataStream,
     lists: HashMap<List<'t>, u32>,
+    /// Raw offsets of values that may be pointed to.
     values: HashMap<&'t [u8], u64>,
+    /// With raw offsets until the table is written.
     ids: Vec<XattrId>,
 }
 
 impl<'t> Xattrs<'t> {
-    pub(super) fn new(compression: Compression) -> Result<Self, Error> {
-        let stream = MetadataStream::new(compression)?;
-        Ok(Self { stream, lists: HashMap::new(), values: HashMap::new(), ids: Vec::new() })
+    pub(super) fn new(packing: Packing) -> Self {
+        let stream = MetadataStream::new(packing);
+        Self { stream, lists: HashMap::new(), values: HashMap::new(), ids: Vec::new() }
     }
 
     /// Number of distinct lists.
@@ -84,7 +85,7 @@ impl<'t> Xattrs<'t> {
             .ok()
             .filter(|&id| id != INVALID_XATTR)
             .ok_or(Error::TooMany { what: "distinct lists of extended attributes", max: INVALID_XATTR.into() })?;
-        let start = self.stream.position();
+        let start = self.stream.raw_len();
         let mut size = 0usize;
         for &(name, value) in &list {
             self.append(name, value)?;
@@ -93,7 +94,7 @@ impl<'t> Xattrs<'t> {
         // `stat` alone uses the size, for st_blocks.
         let size = u32::try_from(size).unwrap_or(u32::MAX).into();
         let count = (list.len() as u32).into();
-        self.ids.push(XattrId { xattr: start.0.into(), count, size });
+        self.ids.push(XattrId { xattr: start.into(), count, size });
         self.lists.insert(list, id);
         Ok(id)
     }
@@ -106,13 +107,14 @@ impl<'t> Xattrs<'t> {
         self.stream.append(XattrEntry { r#type: kind.into(), size }.as_bytes())?;
         self.stream.append(rest)?;
         match stored {
-            Some(reference) => {
+            Some(raw) => {
+                let reference = self.stream.place(raw)?.0;
                 self.stream.append(XattrValue { vsize: 8.into() }.as_bytes())?;
                 self.stream.append(&reference.to_le_bytes())
             }
             None => {
                 if value.len() >= OUT_OF_LINE_MIN {
-                    self.values.insert(value, self.stream.position().0);
+                    self.values.insert(value, self.stream.raw_len());
                 }
                 self.stream.append(XattrValue { vsize: (value.len() as u32).into() }.as_bytes())?;
                 self.stream.append(value)
@@ -121,15 +123,18 @@ impl<'t> Xattrs<'t> {
     }
 
     /// Writes the table. Returns the position for the superblock.
-    pub(super) fn write(mut self, output: &mut Output<'_>, compression: Compression) -> Result<u64, Error> {
+    pub(super) fn write(mut self, output: &mut Output<'_>, packing: Packing) -> Result<u64, Error> {
         if self.ids.is_empty() {
             return Ok(INVALID_TABLE);
         }
         let start = output.position;
         self.stream.finish()?;
+        for id in &mut self.ids {
+            id.xattr = self.stream.place(id.xattr.get())?.0.into();
+        }
         self.stream.drain(output)?;
         let header =
             XattrTable { xattr_table_start: start.into(), xattr_ids: (self.ids.len() as u32).into(), unused: 0.into() };
-        write_table(output, compression, &self.ids, header.as_bytes())
+        write_table(output, packing, &self.ids, header.as_bytes())
     }
 }

@@ -126,6 +126,26 @@ fn bytes_are_the_same_for_any_number_of_threads() {
 }
 
 #[test]
+fn tables_are_the_same_for_any_number_of_threads() {
+    let image = |threads| {
+        let mut build = Build::new(options(ZSTD, 4096, threads));
+        for at in 0..20_000u32 {
+            if at % 100 == 0 {
+                build.dir(format!("d{at}"));
+            }
+            let metadata = Metadata { xattrs: xattrs(&[("user.n", &(at / 9).to_le_bytes())]), ..meta(0o600) };
+            build.add(format!("d{}/entry{at}", at / 100 * 100), metadata, What::Fifo);
+        }
+        build.finish()
+    };
+    let one = image(1);
+    assert!(super::support::read_image(&one.path) == one.expected);
+    for threads in [2, 3, 40] {
+        assert!(one.bytes() == image(threads).bytes(), "{threads}");
+    }
+}
+
+#[test]
 fn counts_are_those_of_the_input() {
     let made = full(options(ZSTD, 8192, 2));
     let summary = &made.summary;

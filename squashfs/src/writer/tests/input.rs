@@ -205,6 +205,37 @@ fn nothing_is_left_of_a_writer_that_is_dropped() {
     assert!(threads_become(before));
 }
 
+/// In a process of its own, for the kernel's high-water mark to mean something.
+#[test]
+fn memory_is_bounded_however_much_comes() {
+    const CHILD: &str = "CORACLE_TEST_MEMORY";
+    if std::env::var_os(CHILD).is_none() {
+        let me = std::env::current_exe().unwrap();
+        let name = "memory_is_bounded_however_much_comes";
+        let status = Command::new(me).args([name, "--test-threads=1"]).env(CHILD, "1").status().unwrap();
+        assert!(status.success());
+        return;
+    }
+    let peak = || -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let noise = Rng::new(6).noise(8 << 20);
+    let before = peak();
+    let mut build = Build::new(options(Compression::Zstd { level: 1 }, 128 << 10, 2));
+    for at in 0..40u64 {
+        let mut file = build.writer.begin_file(8 + noise.len() as u64).unwrap();
+        file.write(&at.to_le_bytes()).unwrap();
+        file.write(&noise).unwrap();
+        file.finish().unwrap();
+    }
+    let made = build.finish();
+    assert_eq!(made.summary.duplicates, 0);
+    let grown = peak() - before;
+    assert!(grown < 64 << 10, "{grown} KiB for {} bytes", made.summary.data_in);
+}
+
 #[test]
 fn many_abandoned_files_use_up_no_buffers() {
     let mut build = build();
