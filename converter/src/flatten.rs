@@ -54,7 +54,7 @@ pub enum Problem {
     #[error("hard link to {}, which is a directory", crate::text::Name(.0))]
     DirectoryTarget(Vec<u8>),
     /// More paths than allowed.
-    #[error("the image has more entries than the limit allows")]
+    #[error("the image has more entries, or more metadata, than the limit allows")]
     TooManyEntries,
 }
 
@@ -240,7 +240,7 @@ impl<Id> Flattener<Id> {
         let wanted = self.links.is_wanted(&self.path);
         if !visible {
             self.counts.hidden += 1;
-            self.links.skip(&self.path, Skipped::object(self.number, target));
+            self.links.skip(&self.path, Skipped::object(self.number, target))?;
         }
         if !visible && !wanted {
             return Ok(Verdict::Skip);

@@ -574,6 +574,15 @@ fn mutated_layouts_and_layers_fail_cleanly_or_convert() {
 }
 
 #[test]
+fn the_deepest_path_converts() {
+    let dir = tempfile::tempdir().unwrap();
+    let tar = TarBuilder::new().file(&format!("{}f", "d/".repeat(1023)), "x").finish();
+    let output = dir.path().join("out");
+    let report = convert(&Source::Tar { file: file(dir.path(), "t", &tar) }, &output, &options(), &()).unwrap();
+    assert!(report.inodes > 1024);
+}
+
+#[test]
 fn a_panic_in_the_caller_s_progress_leaves_nothing() {
     struct Panics;
     impl Progress for Panics {

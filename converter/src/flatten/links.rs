@@ -5,7 +5,7 @@
 //! skipped as hidden takes a second read of that layer.
 
 use super::place::Missing;
-use super::tree::{InodeId, Kind, Meta, Time};
+use super::tree::{Full, InodeId, Kind, METADATA_MAX, Meta, Time};
 use super::{Dangling, Flattener, Problem, Verdict, path};
 use crate::tar::{Entry, EntryKind};
 use std::collections::{BTreeMap, HashMap};
@@ -65,6 +65,7 @@ pub enum Target {
 pub struct Links {
     skipped: HashMap<Box<[u8]>, Skipped>,
     skipped_symlinks: usize,
+    skipped_bytes: u64,
     wanted: BTreeMap<Vec<u8>, Wanted>,
     /// Wanted by links of the layer at hand, so from layers below it.
     wanted_below: Vec<(Vec<u8>, Wanted)>,
@@ -74,10 +75,20 @@ pub struct Links {
 
 impl Links {
     /// Notes a hidden entry of the layer at hand.
-    pub fn skip(&mut self, path: &[u8], skipped: Skipped) {
+    pub fn skip(&mut self, path: &[u8], skipped: Skipped) -> Result<(), Full> {
         self.forget(path);
+        let target = match &skipped {
+            Skipped::Symlink(_, target) => target.len(),
+            Skipped::Link(Target::Below(target)) => target.len(),
+            Skipped::Object(_) | Skipped::Link(_) => 0,
+        };
+        self.skipped_bytes += (path.len() + target + size_of::<Skipped>()) as u64;
+        if self.skipped_bytes > METADATA_MAX {
+            return Err(Full);
+        }
         self.skipped_symlinks += usize::from(matches!(skipped, Skipped::Symlink(..)));
         self.skipped.insert(path.into(), skipped);
+        Ok(())
     }
 
     fn forget(&mut self, path: &[u8]) {
@@ -169,7 +180,7 @@ impl<Id> Flattener<Id> {
         if !visible {
             self.counts.hidden += 1;
             if let Ok(target) = &found {
-                self.links.skip(&own, Skipped::Link(target.clone()));
+                self.links.skip(&own, Skipped::Link(target.clone()))?;
             }
         }
         if !visible && !wanted {
@@ -278,6 +289,7 @@ impl<Id> Flattener<Id> {
         }
         self.links.skipped = HashMap::new();
         self.links.skipped_symlinks = 0;
+        self.links.skipped_bytes = 0;
         self.number = 0;
         Ok(!self.links.again.is_empty())
     }

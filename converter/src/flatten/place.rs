@@ -216,36 +216,67 @@ impl<Id> Flattener<Id> {
         Ok(())
     }
 
-    /// Joins the claims of two nodes, of which `into` is at `path`.
+    /// Joins the claims of two nodes and of all below them; `into` is at `path`.
     fn merge(&mut self, into: NodeId, from: NodeId, path: &[u8]) -> Result<(), Problem> {
-        if path.iter().filter(|&&byte| byte == b'/').count() > DEPTH_MAX {
-            return Err(Problem::PathTooLong);
-        }
-        let from = std::mem::take(self.tree.node_mut(from));
-        let node = self.tree.node_mut(into);
-        node.hides_self = node.hides_self.max(from.hides_self);
-        node.hides_children = node.hides_children.max(from.hides_children);
-        node.entry = node.entry.max(from.entry);
-        let (hides_self, hides_children) = (node.hides_self, node.hides_children);
-        for (name, child) in from.children {
-            let known = self.tree.child_or_new(into, &name)?;
-            self.merge(known, child, &[path, b"/", &name].concat())?;
-        }
-        self.tree.prune_children(into, hides_children);
-        if let Some((time, inode)) = self.tree.node(into).entry {
-            let target = match &self.tree.inode(inode).kind {
-                _ if time < hides_self => None,
-                Kind::Symlink(target) => Some(target.clone()),
-                Kind::Directory => return Ok(()),
-                _ => None,
-            };
-            match target {
-                Some(target) => self.relocate(into, path, &target, time)?,
-                None if time < hides_self || self.tree.has_live_children(into) => self.tree.node_mut(into).entry = None,
-                _ => {}
+        let depth = path.iter().filter(|&&byte| byte == b'/').count();
+        // Joined nodes, each before what is below it: its place above in this list, its name, its depth.
+        let mut joined = vec![(into, 0, Box::<[u8]>::default(), depth)];
+        let mut sources = vec![from];
+        let mut next = 0;
+        while let (Some(&(into, _, _, depth)), Some(&from)) = (joined.get(next), sources.get(next)) {
+            if depth >= DEPTH_MAX {
+                return Err(Problem::PathTooLong);
             }
+            let from = std::mem::take(self.tree.node_mut(from));
+            let node = self.tree.node_mut(into);
+            node.hides_self = node.hides_self.max(from.hides_self);
+            node.hides_children = node.hides_children.max(from.hides_children);
+            node.entry = node.entry.max(from.entry);
+            for (name, child) in from.children {
+                let known = self.tree.child_or_new(into, &name)?;
+                joined.push((known, next, name, depth + 1));
+                sources.push(child);
+            }
+            next += 1;
+        }
+        for (at, &(id, ..)) in joined.iter().enumerate().rev() {
+            let Some((target, entered)) = self.settle(id) else { continue };
+            let mut names = Vec::new();
+            let mut at = at;
+            while at > 0
+                && let Some((_, above, name, _)) = joined.get(at)
+            {
+                names.push(&name[..]);
+                at = *above;
+            }
+            names.push(path);
+            names.reverse();
+            self.relocate(id, &names.join(&b'/'), &target, entered)?;
         }
         Ok(())
+    }
+
+    /// Has the joined claims of one path take effect. What is below a symbolic link remains to be moved: the link's
+    /// target and time.
+    fn settle(&mut self, id: NodeId) -> Option<(Box<[u8]>, Time)> {
+        let floor = self.tree.node(id).hides_children;
+        self.tree.prune_children(id, floor);
+        let node = self.tree.node(id);
+        let (time, inode) = node.entry?;
+        if time < node.hides_self {
+            self.tree.node_mut(id).entry = None;
+            return None;
+        }
+        match &self.tree.inode(inode).kind {
+            Kind::Directory => None,
+            Kind::Symlink(target) => Some((target.clone(), time)),
+            _ => {
+                if self.tree.has_live_children(id) {
+                    self.tree.node_mut(id).entry = None;
+                }
+                None
+            }
+        }
     }
 }
 

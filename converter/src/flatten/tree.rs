@@ -144,11 +144,16 @@ pub struct FileTree<Id> {
     nodes: Vec<Node>,
     inodes: Vec<Inode<Id>>,
     max_entries: u64,
+    /// Bytes of names, link targets and extended attributes so far.
+    metadata: u64,
 }
 
-/// The tree has as many paths as it may have.
+/// The tree has as many paths, or as much metadata, as it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
+
+/// Most bytes of names, symbolic link targets and extended attributes. Real images have a few dozen MiB.
+pub const METADATA_MAX: u64 = 1 << 30;
 
 impl<Id> FileTree<Id> {
     /// The root directory.
@@ -156,7 +161,12 @@ impl<Id> FileTree<Id> {
 
     /// A tree of a root alone, which may grow to `max_entries` paths.
     pub fn new(max_entries: u64) -> Self {
-        Self { nodes: vec![Node::default()], inodes: Vec::new(), max_entries: max_entries.min(u64::from(u32::MAX)) }
+        Self {
+            nodes: vec![Node::default()],
+            inodes: Vec::new(),
+            max_entries: max_entries.min(u64::from(u32::MAX)),
+            metadata: 0,
+        }
     }
 
     /// A path's state.
@@ -192,7 +202,10 @@ impl<Id> FileTree<Id> {
 
     /// Adds an inode without a path.
     pub fn add_inode(&mut self, meta: Meta, kind: Kind<Id>) -> Result<InodeId, Full> {
-        if self.inodes.len() as u64 >= self.max_entries {
+        let xattrs = meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let target = if let Kind::Symlink(target) = &kind { target.len() } else { 0 };
+        self.metadata += (xattrs + target) as u64;
+        if self.inodes.len() as u64 >= self.max_entries || self.metadata > METADATA_MAX {
             return Err(Full);
         }
         self.inodes.push(Inode { meta, kind });
@@ -221,7 +234,8 @@ impl<Id> FileTree<Id> {
         if let Some(child) = self.child(parent, name) {
             return Ok(child);
         }
-        if self.nodes.len() as u64 >= self.max_entries {
+        self.metadata += name.len() as u64;
+        if self.nodes.len() as u64 >= self.max_entries || self.metadata > METADATA_MAX {
             return Err(Full);
         }
         let id = NodeId(self.nodes.len() as u32);
@@ -237,30 +251,56 @@ impl<Id> FileTree<Id> {
 
     /// Whether anything lives below this path.
     pub fn has_live_children(&self, id: NodeId) -> bool {
-        self.node(id).children.values().any(|&child| self.is_live(child))
+        let mut waiting = vec![id];
+        while let Some(id) = waiting.pop() {
+            for &child in self.node(id).children.values() {
+                if self.node(child).entry.is_some() {
+                    return true;
+                }
+                waiting.push(child);
+            }
+        }
+        false
     }
 
-    /// Removes every entry below `id` that is older than `floor`.
+    /// `id` and all paths below it, each before what is below it. No recursion: layers decide how deep it would be.
+    fn subtree(&self, id: NodeId) -> Vec<NodeId> {
+        let mut all = vec![id];
+        let mut next = 0;
+        while let Some(&id) = all.get(next) {
+            all.extend(self.node(id).children.values());
+            next += 1;
+        }
+        all
+    }
+
+    /// Removes everything below `id` that was claimed before `floor`.
     pub fn prune_children(&mut self, id: NodeId, floor: Time) {
-        let children = self.node(id).children.values().copied().collect::<Vec<_>>();
-        for child in children {
-            self.prune(child, floor);
+        for id in self.subtree(id).into_iter().rev() {
+            // Taken out meanwhile, so that what is gone is not visited by the next call.
+            let mut children = std::mem::take(&mut self.node_mut(id).children);
+            children.retain(|_, &mut child| {
+                let node = self.node_mut(child);
+                node.entry = node.entry.filter(|(time, _)| *time >= floor);
+                node.entry.is_some() || !node.children.is_empty() || node.hides_children > floor
+            });
+            self.node_mut(id).children = children;
         }
     }
 
-    /// Removes every entry at and below `id` that is older than `floor`.
+    /// Removes everything at and below `id` that was claimed before `floor`.
     pub fn prune(&mut self, id: NodeId, floor: Time) {
         let node = self.node_mut(id);
-        if node.entry.is_some_and(|(time, _)| time < floor) {
-            node.entry = None;
-        }
+        node.entry = node.entry.filter(|(time, _)| *time >= floor);
         self.prune_children(id, floor);
     }
 
     /// The latest claim at or below `id`.
     pub fn newest(&self, id: NodeId) -> Time {
-        let node = self.node(id);
-        let own = node.entry.map_or(Time::NEVER, |(time, _)| time).max(node.hides_children);
-        node.children.values().map(|&child| self.newest(child)).fold(own, Time::max)
+        let claims = |id: NodeId| {
+            let node = self.node(id);
+            node.entry.map_or(Time::NEVER, |(time, _)| time).max(node.hides_children)
+        };
+        self.subtree(id).into_iter().map(claims).max().unwrap_or(Time::NEVER)
     }
 }
