@@ -111,7 +111,7 @@ fn a_config_with_too_few_diff_ids() {
     layout.edit_config(|config| {
         config["rootfs"]["diff_ids"].as_array_mut().unwrap().pop();
     });
-    refused(&layout.source(), &["diff"]);
+    refused(&layout.source(), &["3 layers", "manifest 4"]);
 }
 
 #[test]
