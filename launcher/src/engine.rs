@@ -143,9 +143,12 @@ impl Engine<'_> {
 
     fn start_server(&mut self, synthetic: Synthetic) -> Result<(), Error> {
         let (uid, gid) = self.ids;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // Two at least: one may be unpacking a block.
-        let threads = cores.clamp(2, THREADS_MAX);
+        // The standard library would look through the cgroups as well, which is ten system calls for a number that is
+        // capped anyway. Two at least: one may be unpacking a block.
+        let threads = nix::sched::sched_getaffinity(nix::unistd::Pid::this()).map_or(1, |cpus| {
+            (0..nix::sched::CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).take(THREADS_MAX).count()
+        });
+        let threads = threads.max(2);
         let image = self.image.take().ok_or(Error::OutOfOrder("start the server"))?;
         let server = fuse::Server::new(image, ServeOptions { uid, gid, threads, synthetic })?;
         let fuse = self.fuse.as_ref().ok_or(Error::OutOfOrder("start the server"))?;

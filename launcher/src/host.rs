@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::cli::parse;
 use crate::options::{EnvSetting, Options};
@@ -93,7 +93,7 @@ impl Host {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
         let value = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        let account = account(uid, gid, value("USER"), value("HOME"));
+        let (account, group) = identity(uid, gid, value("USER"), value("HOME"));
         let home = [value("HOME").map(PathBuf::from), Some(account.home.clone())].into_iter().flatten();
         let home = home.into_iter().find(|path| path.is_absolute() && path.is_dir());
         let mut file_settings = Vec::new();
@@ -106,7 +106,7 @@ impl Host {
             uid,
             gid,
             account,
-            group: group(gid),
+            group,
             cwd: cwd(value("PWD")),
             home,
             env,
@@ -151,39 +151,56 @@ fn cwd(pwd: Option<OsString>) -> Option<PathBuf> {
     std::env::current_dir().ok()
 }
 
-fn account(uid: u32, gid: u32, user: Option<OsString>, home: Option<OsString>) -> Account {
-    let find = |content: &[u8]| accounts::passwd_by_uid(content, uid);
-    let known = fs::read("/etc/passwd").ok().and_then(|content| find(&content));
-    known.or_else(|| getent("passwd", uid).and_then(|content| find(&content))).unwrap_or_else(|| {
-        // No database knows the caller: what the environment says is all there is.
-        let plain = |name: &OsString| {
-            let bytes = name.as_bytes();
-            !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
-        };
-        let name = user.filter(plain).and_then(|name| name.into_string().ok());
-        Account {
-            name: name.unwrap_or_else(|| format!("user{uid}")),
-            uid,
-            gid,
-            gecos: OsString::new(),
-            home: home.map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or_else(|| PathBuf::from("/")),
-            shell: PathBuf::from("/bin/sh"),
+/// A database entry: found in the file, or being asked for.
+enum Lookup<T> {
+    Found(T),
+    Asked(Option<Child>),
+}
+
+impl<T> Lookup<T> {
+    /// Looks into the file first. A missing `getent` or entry is no error: names are a convenience.
+    fn start(database: &str, id: u32, find: impl Fn(&[u8]) -> Option<T>) -> Self {
+        if let Some(found) = fs::read(format!("/etc/{database}")).ok().and_then(|content| find(&content)) {
+            return Self::Found(found);
         }
-    })
+        let mut command = Command::new("getent");
+        command.args([database, &id.to_string()]);
+        Self::Asked(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok())
+    }
+
+    fn finish(self, find: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+        match self {
+            Self::Found(found) => Some(found),
+            Self::Asked(child) => child?.wait_with_output().ok().and_then(|output| find(&output.stdout)),
+        }
+    }
 }
 
-fn group(gid: u32) -> String {
-    let find = |content: &[u8]| accounts::group_by_gid(content, gid);
-    let known = fs::read("/etc/group").ok().and_then(|content| find(&content));
-    known.or_else(|| getent("group", gid).and_then(|content| find(&content))).unwrap_or_else(|| format!("group{gid}"))
+/// The caller's account and group name. Both are asked for at the same time, since each may be a trip to a directory
+/// server.
+fn identity(uid: u32, gid: u32, user: Option<OsString>, home: Option<OsString>) -> (Account, String) {
+    let (by_uid, by_gid) =
+        (|file: &[u8]| accounts::passwd_by_uid(file, uid), |file: &[u8]| accounts::group_by_gid(file, gid));
+    let (account, group) = (Lookup::start("passwd", uid, by_uid), Lookup::start("group", gid, by_gid));
+    let account = account.finish(by_uid).unwrap_or_else(|| unknown(uid, gid, user, home));
+    (account, group.finish(by_gid).unwrap_or_else(|| format!("group{gid}")))
 }
 
-/// Asks the host's name services. A missing `getent` or entry is no error: names are a convenience.
-fn getent(database: &str, id: u32) -> Option<Vec<u8>> {
-    let mut command = Command::new("getent");
-    command.args([database, &id.to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
-    let output = command.output().ok()?;
-    output.status.success().then_some(output.stdout)
+/// No database knows the caller: what the environment says is all there is.
+fn unknown(uid: u32, gid: u32, user: Option<OsString>, home: Option<OsString>) -> Account {
+    let plain = |name: &OsString| {
+        let bytes = name.as_bytes();
+        !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
+    };
+    let name = user.filter(plain).and_then(|name| name.into_string().ok());
+    Account {
+        name: name.unwrap_or_else(|| format!("user{uid}")),
+        uid,
+        gid,
+        gecos: OsString::new(),
+        home: home.map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or_else(|| PathBuf::from("/")),
+        shell: PathBuf::from("/bin/sh"),
+    }
 }
 
 /// A path from bytes of a file.

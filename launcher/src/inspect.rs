@@ -37,8 +37,13 @@ pub enum Error {
     #[error(transparent)]
     Image(#[from] image::Error),
     /// Listing it failed.
-    #[error("cannot list the image")]
-    Dump(#[from] dump::Error),
+    #[error("cannot list {}", image.display())]
+    List {
+        /// The image file.
+        image: std::path::PathBuf,
+        /// Where and why.
+        source: dump::Error,
+    },
     /// Nowhere to write to.
     #[error("cannot write the result")]
     Write(#[from] io::Error),
@@ -96,7 +101,7 @@ pub fn show(image: &ImageFile, view: View, out: &mut dyn Write) -> Result<(), Er
         }
         View::Config => verbatim(image, CONFIG, out),
         View::Manifest => verbatim(image, MANIFEST, out),
-        View::Tree => Ok(dump::tree(&image.image, out)?),
+        View::Tree => dump::tree(&image.image, out).map_err(|source| Error::List { image: image.path.clone(), source }),
         View::SuperBlock => Ok(dump::superblock(&image.image, out)?),
     }
 }

@@ -118,7 +118,9 @@ fn show_spec(arguments: &cli::Spec) -> anyhow::Result<Exit> {
         if arguments.steps {
             write!(out, "{plan}")?;
         } else {
-            serde_json::to_writer_pretty(&mut *out, &composed.spec).context("cannot print the specification")?;
+            // By way of a value, whose keys are sorted: the specification's own maps come in any order.
+            let value = serde_json::to_value(&composed.spec).context("cannot print the specification")?;
+            serde_json::to_writer_pretty(&mut *out, &value)?;
             writeln!(out)?;
         }
         Ok(())

@@ -224,6 +224,7 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
             }
         }
         let asked = [
+            (linux.rootfs_propagation().as_ref().is_some_and(|kind| kind.contains("shared")), "shared propagation"),
             (linux.seccomp().is_some(), "a seccomp profile"),
             (linux.resources().is_some(), "resource limits by cgroup"),
             (linux.masked_paths().is_some(), "masked paths"),

@@ -219,6 +219,7 @@ fn linux(host: &Host) -> Result<oci_spec::runtime::Linux, Error> {
         .namespaces(vec![namespace(LinuxNamespaceType::User)?, namespace(LinuxNamespaceType::Mount)?])
         .uid_mappings(vec![own(host.uid)?])
         .gid_mappings(vec![own(host.gid)?])
+        .rootfs_propagation("rslave")
         .build()?;
     linux.set_masked_paths(None);
     linux.set_readonly_paths(None);

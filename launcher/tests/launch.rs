@@ -363,6 +363,55 @@ fn userns_damaged_images_are_refused_before_anything_starts() {
     world.assert_nothing_left();
 }
 
+/// The limits of a user namespace are its owner's to set, so an unprivileged user can be an administrator who has
+/// switched namespaces off.
+#[test]
+fn userns_limits_are_explained_and_a_server_without_mount_ends() {
+    if unable() {
+        return;
+    }
+    let world = World::new();
+    let limited = |limit: &str, words: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        world.dress(&mut command);
+        let script = format!("echo 0 > /proc/sys/user/{limit} && exec \"$@\"");
+        command.args(["-Ur", "sh", "-c", &script, "--"]).arg(world.coracle().get_program()).args(words);
+        command.output().unwrap()
+    };
+    let exec = ["exec", world.image.to_str().unwrap(), "true"];
+    let text = complaint(&limited("max_user_namespaces", &exec), 125);
+    assert!(
+        text.contains("cannot create a user namespace") && text.contains("raise user.max_user_namespaces"),
+        "{text}"
+    );
+    // By now the server has been started; it must not wait for a mount that never comes.
+    let text = complaint(&limited("max_mnt_namespaces", &exec), 125);
+    assert!(text.contains("cannot create a mount namespace") && text.contains("max_mnt_namespaces"), "{text}");
+    world.assert_nothing_left();
+    let doctor = limited("max_user_namespaces", &["doctor"]);
+    let text = String::from_utf8_lossy(&doctor.stdout);
+    assert_eq!(doctor.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("sysctl -w user.max_user_namespaces=15000") && text.contains("cannot run images yet"),
+        "{text}"
+    );
+}
+
+#[test]
+fn userns_launches_nest() {
+    if unable() {
+        return;
+    }
+    let world = World::new();
+    let inner =
+        format!("{} exec {} sh -c 'id -u; pwd'", world.coracle().get_program().display(), world.image.display());
+    // The program needs the C library of the host, if it was not built static.
+    let output = world.shell(&["-B", "/usr,/lib,/lib64"], &inner).output().unwrap();
+    let expected = format!("{}\n{}\n", uid(), world.home.display());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{}", String::from_utf8_lossy(&output.stderr));
+    world.assert_nothing_left();
+}
+
 #[test]
 fn userns_the_server_is_not_the_programs_business() {
     if unable() {

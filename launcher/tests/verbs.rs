@@ -46,6 +46,7 @@ fn userns_spec_prints_what_would_run() {
     assert!(json["process"]["env"].as_array().unwrap().contains(&"A=1".into()));
     assert_eq!(json["process"]["noNewPrivileges"], true);
     assert_eq!(json["annotations"]["org.coracle.image"], world.image.to_str().unwrap());
+    assert_eq!(spec(&[]), spec(&[]), "the same text every time");
     let steps = spec(&["--steps", "-c"]);
     let order = [
         "user namespace",
