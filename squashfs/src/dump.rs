@@ -21,10 +21,10 @@ mod tests;
 #[non_exhaustive]
 pub enum Error {
     /// The text could not be written.
-    #[error("write listing: {0}")]
+    #[error("write listing")]
     Write(#[from] io::Error),
     /// The image is damaged at a path.
-    #[error("list {0}")]
+    #[error(transparent)]
     Walk(#[from] WalkError),
 }
 
