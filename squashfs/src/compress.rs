@@ -68,6 +68,13 @@ pub enum Compression {
     Xz,
 }
 
+impl Default for Compression {
+    /// zstd at the level where the size/time curve bends (`docs/decisions/0002-default-compression.md`).
+    fn default() -> Self {
+        Self::Zstd { level: 6 }
+    }
+}
+
 impl Compression {
     /// The superblock's compressor id.
     pub const fn id(self) -> u16 {

@@ -61,7 +61,7 @@ pub struct WriterOptions {
 impl Default for WriterOptions {
     fn default() -> Self {
         Self {
-            compression: Compression::Zstd { level: 15 },
+            compression: Compression::default(),
             block_size: 128 << 10,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             mtime: 0,

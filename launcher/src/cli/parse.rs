@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use coracle_squashfs::compress::Compression;
 use coracle_squashfs::format::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
-use coracle_squashfs::writer::WriterOptions;
 
 use crate::options::{Bind, DefaultMount, EnvSetting, Home};
 
@@ -223,7 +222,7 @@ pub fn no_mount(value: &OsStr) -> Result<Vec<DefaultMount>, Error> {
     Ok(mounts)
 }
 
-/// Parses `CODEC[:LEVEL]`; without a level it is the codec's own default, for zstd the converter's.
+/// Parses `CODEC[:LEVEL]`; without a level it is gzip's highest, and for zstd the converter's default.
 ///
 /// # Errors
 /// [`Error::Compression`]
@@ -232,12 +231,12 @@ pub fn compression(value: &str) -> Result<Compression, Error> {
         Some((codec, level)) => (codec, Some(level.parse::<u32>().map_err(|_| Error::Compression)?)),
         None => (value, None),
     };
-    match (codec, level, WriterOptions::default().compression) {
-        ("zstd", None, default @ Compression::Zstd { .. }) => Ok(default),
-        ("zstd", level, _) => ranged(level.unwrap_or(15), 22).map(|level| Compression::Zstd { level }),
-        ("gzip", level, _) => ranged(level.unwrap_or(9), 9).map(|level| Compression::Gzip { level }),
-        ("lz4", None, _) => Ok(Compression::Lz4),
-        ("xz", None, _) => Ok(Compression::Xz),
+    match (codec, level) {
+        ("zstd", None) => Ok(Compression::default()),
+        ("zstd", Some(level)) => ranged(level, 22).map(|level| Compression::Zstd { level }),
+        ("gzip", level) => ranged(level.unwrap_or(9), 9).map(|level| Compression::Gzip { level }),
+        ("lz4", None) => Ok(Compression::Lz4),
+        ("xz", None) => Ok(Compression::Xz),
         _ => Err(Error::Compression),
     }
 }
