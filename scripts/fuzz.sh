@@ -14,16 +14,14 @@ flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebu
 export CARGO_TARGET_DIR=${CORACLE_FUZZ_TARGET_DIR:-$PWD/target}
 RUSTC_BOOTSTRAP=1 RUSTFLAGS=$flags cargo build --release --target "$target" --bins
 
-if [ -x ./seed.sh ]; then
-    ./seed.sh
-fi
+./seeds.sh
 for source in fuzz_targets/*.rs; do
     name=$(basename "$source" .rs)
     mkdir -p "corpus/$name" "artifacts/$name"
     echo "fuzzing $name for $seconds s"
     log=$(mktemp)
     if ! "$CARGO_TARGET_DIR/$target/release/$name" "corpus/$name" "-artifact_prefix=artifacts/$name/" \
-        "-max_total_time=$seconds" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
+        "-max_total_time=$seconds" -max_len=20000 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
         tail -n 60 "$log" >&2
         echo "fuzzing $name: failed; the input is in fuzz/artifacts/$name" >&2
         rm -f "$log"

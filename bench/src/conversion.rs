@@ -115,9 +115,7 @@ fn mksquashfs(tree: &Path, out: &Path, level: u32) -> Command {
 fn default_level(images: &Images) -> Result<u32> {
     let text = output(Command::new("unsquashfs").arg("-cat").arg(&images.image).arg(".coracle/image.json"))?;
     let value: serde_json::Value = serde_json::from_str(&text).context("parse image.json")?;
-    let level = value.pointer("/settings/compression").and_then(|compression| match compression {
-        serde_json::Value::String(text) => text.split(':').nth(1)?.parse().ok(),
-        other => other.get("level")?.as_u64().and_then(|level| u32::try_from(level).ok()),
-    });
+    let level = value.pointer("/settings/level").and_then(serde_json::Value::as_u64);
+    let level = level.and_then(|level| u32::try_from(level).ok());
     level.with_context(|| format!("find the compression level in {text}"))
 }

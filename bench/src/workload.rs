@@ -4,8 +4,10 @@ use crate::images::{Images, installed};
 use crate::measure::{Cost, drop_caches, output};
 use crate::rounds::{Table, interleave};
 use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// A program that is run twice in one container.
 struct Workload {
@@ -66,14 +68,16 @@ fn table(images: &Images, rounds: usize, workload: &Workload) -> Result<Table> {
         contenders.push(("ch-run, image".to_owned(), Contender::ChRunImage));
         contenders.push(("ch-run, directory".to_owned(), Contender::ChRunDirectory));
     }
+    // The small image's busybox knows no -ls.
+    let script = if images.small { "find / -xdev" } else { workload.script };
     let samples = interleave(rounds, &contenders, |contender| {
         let mut rows = Vec::new();
         if workload.cold {
             drop_caches()?;
-            let (first, _) = twice(images, *contender, workload.script)?;
+            let (first, _) = twice(images, *contender, script)?;
             rows.push(("cold".to_owned(), first));
         }
-        let (first, second) = twice(images, *contender, workload.script)?;
+        let (first, second) = twice(images, *contender, script)?;
         rows.push(("fresh".to_owned(), first));
         rows.push(("warm".to_owned(), second));
         Ok(rows)
@@ -133,21 +137,35 @@ impl Drop for Mounted {
 
 /// Runs the script twice in one container; the times of the first and of the second run.
 fn twice(images: &Images, contender: Contender, script: &str) -> Result<(Cost, Cost)> {
-    // The clock is read inside, so that neither mounting nor starting counts. What cannot be read by the user is no failure.
-    let timed =
-        format!("date +%s%N; {{ {script}; }} >/dev/null 2>&1; date +%s%N; {{ {script}; }} >/dev/null 2>&1; date +%s%N");
-    let shell = ["/bin/sh", "-c", &timed];
-    let text = match contender {
-        Contender::Coracle => output(images.as_user(&images.coracle).arg("exec").arg(&images.image).args(shell))?,
-        Contender::ChRunImage => output(images.as_user("ch-run").arg(&images.image).arg("--").args(shell))?,
-        Contender::ChRunDirectory => output(images.as_user("ch-run").arg(&images.tree).arg("--").args(shell))?,
+    // The shell's own words mark the times, so that neither mounting nor starting counts, nor a clock program's start.
+    // What fails would be quick for nothing, so it ends the benchmark.
+    let marked = format!(
+        "echo mark; {{ {script}; }} >/dev/null || exit 1; echo mark; {{ {script}; }} >/dev/null || exit 1; echo mark"
+    );
+    let shell = ["/bin/sh", "-c", &marked];
+    let marks = match contender {
+        Contender::Coracle => marks(images.as_user(&images.coracle).arg("exec").arg(&images.image).args(shell))?,
+        Contender::ChRunImage => marks(images.as_user("ch-run").arg(&images.image).arg("--").args(shell))?,
+        Contender::ChRunDirectory => marks(images.as_user("ch-run").arg(&images.tree).arg("--").args(shell))?,
         Contender::Kernel | Contender::SquashfuseLl | Contender::Directory => {
             let mounted = Mounted::new(images, contender)?;
-            output(Command::new("chroot").arg(&mounted.0).args(shell).stdin(Stdio::null()))?
+            marks(Command::new("chroot").arg(&mounted.0).args(shell))?
         }
     };
-    let stamps: Vec<u64> = text.lines().filter_map(|line| line.parse().ok()).collect();
-    let [start, middle, end] = stamps[..] else { bail!("{contender:?} printed no times: {text}") };
-    let cost = |from: u64, to: u64| Cost { seconds: to.saturating_sub(from) as f64 / 1e9, peak_kib: 0 };
+    let [start, middle, end] = marks[..] else { bail!("{contender:?} set {} marks instead of 3", marks.len()) };
+    let cost = |from: Instant, to: Instant| Cost { seconds: (to - from).as_secs_f64(), peak_kib: 0 };
     Ok((cost(start, middle), cost(middle, end)))
+}
+
+/// When each line of a command's output arrived.
+fn marks(command: &mut Command) -> Result<Vec<Instant>> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
+    let out = child.stdout.take().context("a pipe from the container")?;
+    let marks = BufReader::new(out).lines().map(|line| line.map(|_| Instant::now())).collect::<Result<_, _>>();
+    let status = child.wait().context("wait for the container")?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    marks.context("read from the container")
 }
