@@ -145,8 +145,8 @@ fn twice(images: &Images, contender: Contender, script: &str) -> Result<(Cost, C
     let shell = ["/bin/sh", "-c", &marked];
     let marks = match contender {
         Contender::Coracle => marks(images.as_user(&images.coracle).arg("exec").arg(&images.image).args(shell))?,
-        Contender::ChRunImage => marks(images.as_user("ch-run").arg(&images.image).arg("--").args(shell))?,
-        Contender::ChRunDirectory => marks(images.as_user("ch-run").arg(&images.tree).arg("--").args(shell))?,
+        Contender::ChRunImage => marks(ch_run(images, &images.image).args(shell))?,
+        Contender::ChRunDirectory => marks(ch_run(images, &images.tree).args(shell))?,
         Contender::Kernel | Contender::SquashfuseLl | Contender::Directory => {
             let mounted = Mounted::new(images, contender)?;
             marks(Command::new("chroot").arg(&mounted.0).args(shell))?
@@ -155,6 +155,13 @@ fn twice(images: &Images, contender: Contender, script: &str) -> Result<(Cost, C
     let [start, middle, end] = marks[..] else { bail!("{contender:?} set {} marks instead of 3", marks.len()) };
     let cost = |from: Instant, to: Instant| Cost { seconds: (to - from).as_secs_f64(), peak_kib: 0 };
     Ok((cost(start, middle), cost(middle, end)))
+}
+
+/// The host's `/tmp` and home are on the directory's own file system, where `find -xdev` would go into them.
+fn ch_run(images: &Images, image: &Path) -> Command {
+    let mut command = images.as_user("ch-run");
+    command.args(["--private-tmp", "--no-home"]).arg(image).arg("--");
+    command
 }
 
 /// When each line of a command's output arrived.
