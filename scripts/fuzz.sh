@@ -10,7 +10,7 @@ seconds=${1:-60}
 target=x86_64-unknown-linux-gnu
 flags="--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
-flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions=on -Coverflow-checks=on"
+flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions=on -Coverflow-checks=on"
 export CARGO_TARGET_DIR=${CORACLE_FUZZ_TARGET_DIR:-$PWD/target}
 RUSTC_BOOTSTRAP=1 RUSTFLAGS=$flags cargo build --release --target "$target" --bins
 
