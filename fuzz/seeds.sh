@@ -1,7 +1,6 @@
 #!/bin/sh
 # Makes the seeds that fuzzing starts from, below fuzz/corpus. One function per target.
-# Needs mksquashfs; run it from anywhere. Then, in the folder above:
-#   cargo +nightly fuzz run squashfs_read -- -max_total_time=300 -max_len=20000 -timeout=10
+# Needs mksquashfs and GNU tar; run it from anywhere.
 set -eu
 cd "$(dirname "$0")"
 tree=$(mktemp -d)
@@ -43,5 +42,26 @@ squashfs_read() {
     make large-directory -noI
 }
 
+# The same tree, without the large directory, in every dialect of tar.
+tar_convert() {
+    out=$PWD/corpus/tar_convert
+    mkdir -p "$out"
+    rm -rf "$tree/dir/deeper"
+    long=$(printf '%0120d' 0)
+    : >"$tree/dir/$long"
+    ln -s "$long" "$tree/dir/to-long"
+    for format in v7 ustar oldgnu gnu pax; do
+        # v7 has neither long names nor pipes; what it can hold is a seed all the same.
+        tar -C "$tree" --format="$format" --numeric-owner -cf "$out/$format" . 2>/dev/null || true
+    done
+    tar -C "$tree" --format=pax --xattrs -cf "$out/pax-xattrs" .
+    for version in 0.0 0.1 1.0; do
+        tar -C "$tree" --format=pax --sparse --sparse-version=$version -cf "$out/sparse-$version" .
+    done
+    tar -C "$tree" --format=gnu --sparse -cf "$out/sparse-gnu" .
+    gzip -9nc "$out/gnu" >"$out/gnu.gz"
+}
+
 squashfs_read
+tar_convert
 echo "seeds are in $PWD/corpus"

@@ -190,7 +190,7 @@ impl Writer {
                 Ok(0) => return file.finish(),
                 Ok(_) => return Err(Error::ContentLong { size }),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(Error::Content { size, source }),
+                Err(cause) => return Err(Error::Content { size, cause }),
             }
         }
     }

@@ -9,20 +9,20 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum Error {
     /// The output could not be written, read back or resized.
-    #[error("{action} the image: {source}")]
+    #[error("{action} the image: {cause}")]
     Output {
         /// Verb for what was being done.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file's content could not be read.
-    #[error("read the content of a file of {size} bytes: {source}")]
+    #[error("read the content of a file of {size} bytes: {cause}")]
     Content {
         /// Announced size in bytes.
         size: u64,
         /// What the reader said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A codec refused its settings or failed.
     #[error(transparent)]
@@ -76,12 +76,12 @@ pub enum Error {
     #[error("image writer's {0} thread died")]
     ThreadDied(&'static str),
     /// A background thread could not be started.
-    #[error("start the image writer's {thread} thread: {source}; check the limit on processes")]
+    #[error("start the image writer's {thread} thread: {cause}; check the limit on processes")]
     Thread {
         /// Which thread.
         thread: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An earlier failure made the writer unusable.
     #[error("image cannot be continued after an earlier write failed")]
@@ -154,6 +154,6 @@ pub enum Error {
 
 impl Error {
     pub(super) fn output(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Output { action, source }
+        move |cause| Self::Output { action, cause }
     }
 }

@@ -107,7 +107,7 @@ impl<'w> FileWriter<'w> {
                     self.advance(n.min(wanted) as u64)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(source) => return Err(Error::Content { size, source }),
+                Err(cause) => return Err(Error::Content { size, cause }),
             }
         }
         Ok(())

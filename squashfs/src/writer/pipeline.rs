@@ -267,7 +267,7 @@ fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, Error> {
     let builder = std::thread::Builder::new().name(format!("squashfs-{thread}"));
-    builder.spawn(body).map_err(|source| Error::Thread { thread, source })
+    builder.spawn(body).map_err(|cause| Error::Thread { thread, cause })
 }
 
 fn work(queue: &Receiver<Job>, mut compressor: Box<dyn Compress>, shared: &Shared) {

@@ -146,7 +146,7 @@ fn an_output_that_fills_up_is_an_error_soon() {
     let noise = Rng::new(3).noise(64 << 20);
     let result = writer.add_file(noise.len() as u64, &mut &noise[..]);
     let error = result.unwrap_err();
-    assert!(matches!(&error, Error::Output { source, .. } if source.kind() == io::ErrorKind::StorageFull), "{error:?}");
+    assert!(matches!(&error, Error::Output { cause, .. } if cause.kind() == io::ErrorKind::StorageFull), "{error:?}");
     // And stays one.
     let again = writer.add_file(1 << 20, &mut &noise[..1 << 20]);
     assert!(matches!(again, Err(Error::Failed)), "{again:?}");
