@@ -13,6 +13,9 @@ use crate::options::{Home, Options, Verb};
 
 pub mod parse;
 
+/// The forms of a source, as help shows them.
+const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE or dir:DIR";
+
 /// Runs container images on HPC clusters, without root.
 #[derive(Debug, Parser)]
 #[command(name = "coracle", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -116,8 +119,8 @@ pub struct Build {
     /// The squashfs file to make
     #[arg(value_name = "OUTPUT")]
     pub output: PathBuf,
-    /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE or dir:DIR
-    #[arg(value_name = "SOURCE")]
+    /// What to convert.
+    #[arg(value_name = "SOURCE", help = SOURCES)]
     pub source: String,
     /// Replace the output if it exists
     #[arg(short = 'F', long)]

@@ -1,6 +1,6 @@
 //! SquashFS 4.0 reader and writer.
 //!
-//! [`format`] is the disk format and nothing else, [`compress`] the codecs, [`reader`] reads an image that
+//! [`mod@format`] is the disk format and nothing else, [`compress`] the codecs, [`reader`] reads an image that
 //! may be hostile, [`writer`] makes one whose bytes depend on its input alone, [`dump`] shows one as text.
 //! No policy lives here: no paths to open, no FUSE, no OCI.
 //!
