@@ -54,6 +54,44 @@ pub enum Command {
     /// With a command it is what `exec` would do, without one what `run` would do.
     #[command(override_usage = "coracle spec [OPTIONS] IMAGE [COMMAND [ARG]...]")]
     Spec(Spec),
+    /// Look at the sessions of images on this node, and end them
+    ///
+    /// A session is the mount of an image that all of a user's launches on a node share. It ends by itself some
+    /// seconds after its last program.
+    Session(Session),
+}
+
+/// `session`.
+#[derive(Debug, Args)]
+pub struct Session {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SessionCommand,
+}
+
+/// What can be done with sessions.
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// List the sessions
+    List {
+        /// Print the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what the servers have done, as JSON: requests by kind, caches, bytes, time
+    Stats {
+        /// Only those of this image file
+        image: Option<PathBuf>,
+    },
+    /// Let no more launches join; the mount ends with the programs that use it
+    Stop {
+        /// The image file
+        #[arg(required_unless_present = "all")]
+        image: Option<PathBuf>,
+        /// All sessions
+        #[arg(long, conflicts_with = "image")]
+        all: bool,
+    },
 }
 
 /// `run`, `exec` and `shell`.
@@ -99,6 +137,9 @@ pub struct Flags {
     /// Minimal /dev, empty private /tmp and home directory, no working directory of the host
     #[arg(short, long, help_heading = "Mounts")]
     pub contain: bool,
+    /// Mount the image for this launch alone, without joining or making a session
+    #[arg(long)]
+    pub no_session: bool,
     /// Start in this directory of the container
     #[arg(long, visible_alias = "cwd", value_name = "DIRECTORY")]
     pub pwd: Option<PathBuf>,

@@ -7,18 +7,21 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use coracle_squashfs::reader::Image;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use crate::fuse::{self, ServeOptions, Synthetic};
+use crate::host::Identification;
 use crate::image::ImageFile;
 use crate::plan::{Plan, Step};
+use crate::session::{self, ContainerKey, Founding, Joined, Keeper, Memo};
 use crate::sys::{attributes, descriptors, privileges, process, resolve};
+use crate::trace;
 
 mod error;
 mod execute;
@@ -28,21 +31,55 @@ mod server;
 
 pub use error::{Error, Reason};
 
+/// Names a file to which the server writes what goes wrong.
+const LOG: &str = "CORACLE_SERVER_LOG";
 /// Threads that answer the kernel, at most: more than a few wait for each other.
 const THREADS_MAX: usize = 4;
 
-/// Carries out `plan` on `image` and becomes the program. `warn` is told, in a sentence, what could not be had.
+/// What a launch stands on.
+pub struct Ground {
+    /// The image, when this launch mounts it.
+    pub image: Option<ImageFile>,
+    /// The session to found or join, if any.
+    pub session: Session,
+    /// What tells this launch's mounts from those of others.
+    pub key: ContainerKey,
+    /// What was learned about the image.
+    pub memo: Option<Memo>,
+}
+
+/// A launch's part in a session.
+pub enum Session {
+    /// None.
+    Without,
+    /// It makes one.
+    Found {
+        /// Where others look for it.
+        founding: Founding,
+        /// Who the caller is.
+        who: Identification,
+        /// How long it shall wait for other launches.
+        idle: Duration,
+    },
+    /// It joins one.
+    Join(Box<Joined>),
+    /// It joins one, and a container of it.
+    JoinContainer(Box<Joined>, OwnedFd),
+}
+
+/// Carries out `plan` on `ground` and becomes the program. `warn` is told, in a sentence, what could not be had.
 ///
 /// # Errors
-/// Why the program is not running. The process is then somewhere between two worlds: report and exit.
-pub fn launch(plan: &Plan, image: ImageFile, warn: &mut dyn FnMut(String)) -> Result<Infallible, Error> {
-    let descriptor = image.descriptor();
+/// Why the program is not running. The process is then somewhere between two worlds: report and exit. After
+/// [`Error::Session`] alone it is where it was.
+pub fn launch(plan: &Plan, ground: Ground, warn: &mut dyn FnMut(String)) -> Result<Infallible, Error> {
     let mut engine = Engine {
-        image: Some(image.image),
-        descriptor,
+        ground,
         ids: (0, 0),
         fuse: None,
         server: None,
+        channel: None,
+        complete: true,
         sources: HashMap::new(),
         proc: None,
         host: None,
@@ -50,6 +87,7 @@ pub fn launch(plan: &Plan, image: ImageFile, warn: &mut dyn FnMut(String)) -> Re
         warn,
     };
     for step in &plan.steps {
+        trace::mark(step);
         engine.take(step)?;
     }
     Err(Error::NothingToExecute)
@@ -57,12 +95,14 @@ pub fn launch(plan: &Plan, image: ImageFile, warn: &mut dyn FnMut(String)) -> Re
 
 /// What one step leaves for another.
 struct Engine<'a> {
-    image: Option<Image<File>>,
-    /// Of the image file.
-    descriptor: RawFd,
+    ground: Ground,
     ids: (u32, u32),
     fuse: Option<OwnedFd>,
     server: Option<server::Handle>,
+    /// To the session's server.
+    channel: Option<OwnedFd>,
+    /// Nothing had to be left out.
+    complete: bool,
     sources: HashMap<PathBuf, Result<OwnedFd, Errno>>,
     /// `/proc` of the host, by which `mount(2)` is given descriptors.
     proc: Option<OwnedFd>,
@@ -94,19 +134,33 @@ impl Engine<'_> {
             }
             // The user namespace owns it, so nothing mounted here ever reaches the host.
             Step::UnshareMount => namespace::enter_mount(),
-            // After the mount namespace, because a bind takes its source only from the current one; before the
-            // image, because that covers a directory which may hold sources.
-            Step::OpenSources(sources) => self.open_sources(sources),
             Step::MountImage { at } => self.mount_image(at),
+            // While the host's tree is still there, in which later launches look for what they bind.
+            Step::KeepNamespaces => self.keep_namespaces(),
+            // Before anything of this process changes: without an agreement it can still do without.
+            Step::AskSession { directories, files } => {
+                let synthetic = Synthetic { directories: directories.clone(), files: files.clone() };
+                let Session::Join(joined) = &self.ground.session else {
+                    return Err(Error::OutOfOrder("ask the session"));
+                };
+                Ok(joined.add(&synthetic)?)
+            }
+            Step::JoinSession | Step::JoinContainer => self.join(),
+            // The original is everyone's.
+            Step::CopyMount => namespace::copy_mount(),
             // Before the binds: a recursive bind of /tmp or / would take the image's mount along with it as long as
             // that hangs below them.
-            Step::PivotRoot => self.pivot(),
+            Step::PivotRoot { from } => self.pivot(from),
+            // After the copy, because a bind takes its source only from the current namespace; after the pivot, because
+            // until then the image covers a directory which may hold sources.
+            Step::OpenSources(sources) => self.open_sources(sources),
             Step::MakeDirectory(path) => make::directory(self.root()?, path),
             Step::MakeFile(path) => make::file(self.root()?, path),
             Step::MakeLink { path, target } => make::link(self.root()?, path, target),
             Step::Bind { source, destination, recursive, restrict, optional } => {
                 match self.bind(source, destination, *recursive, *restrict) {
                     Err(error) if *optional => {
+                        self.complete = false;
                         (self.warn)(format!("{error}: going on without it"));
                         Ok(())
                     }
@@ -116,6 +170,8 @@ impl Engine<'_> {
             Step::Mount { kind, destination, flags, data } => self.mount(kind, destination, *flags, data),
             // With everything in place, and before the program can act, the host's tree goes out of reach.
             Step::DetachHost => self.detach_host(),
+            // Nothing is missing in it, and nothing in it leads to the host's tree.
+            Step::KeepContainer => self.keep_container(),
             // After the pivot, by path and with the caller's own rights.
             Step::ChangeDirectory { path, fallback } => self.change_directory(path, fallback.as_deref()),
             // Set-user-id programs and file capabilities could otherwise regain what is given up next. Cannot be
@@ -126,18 +182,68 @@ impl Engine<'_> {
             Step::DropCapabilities => privileges::drop_all()
                 .map_err(|cause| Error::Privileges { what: "empty capability sets", cause: cause.into() }),
             // Last, since the steps before work with descriptors; those of the host's tree would lead out of the container.
-            Step::CloseDescriptors => self.close(),
+            Step::CloseDescriptors => {
+                trace::finish();
+                self.close()
+            }
             Step::Execute { args, env } => Err(execute::become_program(args, env)),
         }
     }
 
+    /// As the caller would open them: the host's root is the root for the moment.
     fn open_sources(&mut self, sources: &[PathBuf]) -> Result<(), Error> {
-        let open = |path: &str| {
-            open_source(Path::new(path)).map_err(|cause| Error::Source { path: path.into(), cause: cause.into() })
-        };
-        self.proc = Some(open("/proc")?);
-        self.host = Some(open("/")?);
+        let failed = |cause: nix::Error| Error::Pivot { what: "look beside", cause: cause.into() };
+        let misplaced = || Error::OutOfOrder("open what is bound");
+        let host = self.host.as_ref().ok_or_else(misplaced)?;
+        let proc = self.proc.as_ref().ok_or_else(misplaced)?;
+        nix::unistd::fchdir(host).map_err(failed)?;
+        nix::unistd::chroot(".").map_err(failed)?;
         self.sources = sources.iter().map(|path| (path.clone(), open_source(path))).collect();
+        nix::unistd::fchdir(self.root()?).map_err(failed)?;
+        nix::unistd::chroot(".").map_err(failed)?;
+        nix::unistd::fchdir(proc).map_err(failed)
+    }
+
+    /// Enters what the session's server has sent.
+    fn join(&mut self) -> Result<(), Error> {
+        let (joined, container) = match std::mem::replace(&mut self.ground.session, Session::Without) {
+            Session::Join(joined) => (joined, None),
+            Session::JoinContainer(joined, container) => (joined, Some(container)),
+            _ => return Err(Error::OutOfOrder("join the session")),
+        };
+        namespace::join(&joined.user, container.as_ref().unwrap_or(&joined.base))?;
+        let channel = joined.into_channel();
+        if let Some(memo) = self.ground.memo.take() {
+            session::remember(&channel, memo);
+        }
+        self.channel = Some(channel);
+        Ok(())
+    }
+
+    fn keep_namespaces(&mut self) -> Result<(), Error> {
+        let misplaced = || Error::OutOfOrder("keep the namespaces");
+        let own = |kind: &str| File::open(format!("/proc/self/ns/{kind}")).map(OwnedFd::from).map_err(Error::Keep);
+        let server = self.server.as_ref().ok_or_else(misplaced)?;
+        let Session::Found { founding, who, .. } = std::mem::replace(&mut self.ground.session, Session::Without) else {
+            return Err(misplaced());
+        };
+        let memo = self.ground.memo.take().unwrap_or_default();
+        session::keep(server.channel(), memo, who, &own("user")?, &own("mnt")?).map_err(Error::Keep)?;
+        founding.hand_over();
+        Ok(())
+    }
+
+    fn keep_container(&mut self) -> Result<(), Error> {
+        let proc = self.proc.as_ref().ok_or(Error::OutOfOrder("keep the container"))?;
+        if self.complete {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let container = rustix::fs::openat(proc, "self/ns/mnt", flags, Mode::empty());
+            let container = container.map_err(|error| Error::Keep(error.into()))?;
+            let channel = self.channel.as_ref().or(self.server.as_ref().map(server::Handle::channel));
+            if let Some(channel) = channel {
+                session::keep_container(channel, self.ground.key, &container);
+            }
+        }
         Ok(())
     }
 
@@ -149,10 +255,26 @@ impl Engine<'_> {
             (0..nix::sched::CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).take(THREADS_MAX).count()
         });
         let threads = threads.max(2);
-        let image = self.image.take().ok_or(Error::OutOfOrder("start the server"))?;
-        let server = fuse::Server::new(image, ServeOptions { uid, gid, threads, synthetic })?;
-        let fuse = self.fuse.as_ref().ok_or(Error::OutOfOrder("start the server"))?;
-        self.server = Some(server::start(server, fuse, self.descriptor)?);
+        let misplaced = || Error::OutOfOrder("start the server");
+        let image = self.ground.image.take().ok_or_else(misplaced)?;
+        let fuse = self.fuse.as_ref().ok_or_else(misplaced)?;
+        let mut files = vec![image.descriptor()];
+        let mut server = fuse::Server::new(image.image, ServeOptions { uid, gid, threads, synthetic })?;
+        if let Some(path) = std::env::var_os(LOG) {
+            let log = File::options().append(true).create(true).open(&path);
+            let log = log.map_err(|cause| Error::Log { path: path.into(), cause })?;
+            files.push(log.as_raw_fd());
+            server = server.log_to(log);
+        }
+        let failed = |cause| Error::StartServer { cause };
+        let keeper = match &self.ground.session {
+            Session::Found { founding, idle, .. } => {
+                Some(Keeper::new(founding, image.path, *idle, server.control()).map_err(failed)?)
+            }
+            _ => None,
+        };
+        let fuse = fuse.try_clone().map_err(failed)?;
+        self.server = Some(server::start(server::Equipment { server, fuse, keeper, files })?);
         Ok(())
     }
 
@@ -162,11 +284,7 @@ impl Engine<'_> {
         namespace::mount_fuse(fuse.as_fd(), at, self.ids)?;
         // A copy of the descriptor in this process would keep requests waiting forever if the server died.
         drop(fuse);
-        server.mounted()?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = open(at, flags, Mode::empty());
-        self.root = Some(root.map_err(|cause| self.server_fault(cause, |cause| Error::Root { cause }))?);
-        Ok(())
+        server.mounted()
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, Error> {
@@ -222,12 +340,20 @@ impl Engine<'_> {
 
     /// `pivot_root(".", ".")` stacks the old root on the new one, which takes no directory in a read-only image
     /// (pivot_root(2), NOTES). Absolute paths start below the stack.
-    fn pivot(&mut self) -> Result<(), Error> {
+    fn pivot(&mut self, from: &Path) -> Result<(), Error> {
         let failed = |what| move |cause: nix::Error| Error::Pivot { what, cause: cause.into() };
-        let proc = self.proc.as_ref().ok_or(Error::OutOfOrder("change to the new root"))?;
+        let host = |path: &str| {
+            open_source(Path::new(path)).map_err(|cause| Error::Source { path: path.into(), cause: cause.into() })
+        };
+        let proc = host("/proc")?;
+        self.host = Some(host("/")?);
+        let root = open(from, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        self.root = Some(root.map_err(|cause| self.server_fault(cause, |cause| Error::Root { cause }))?);
         nix::unistd::fchdir(self.root()?).map_err(failed("enter"))?;
         nix::unistd::pivot_root(".", ".").map_err(failed("change to"))?;
-        nix::unistd::fchdir(proc).map_err(failed("prepare"))
+        nix::unistd::fchdir(&proc).map_err(failed("prepare"))?;
+        self.proc = Some(proc);
+        Ok(())
     }
 
     fn detach_host(&mut self) -> Result<(), Error> {
@@ -254,7 +380,8 @@ impl Engine<'_> {
     fn close(&mut self) -> Result<(), Error> {
         self.sources.clear();
         (self.root, self.proc, self.host) = (None, None, None);
-        (self.server, self.fuse, self.image) = (None, None, None);
+        (self.server, self.fuse, self.channel) = (None, None, None);
+        (self.ground.image, self.ground.session) = (None, Session::Without);
         process::default_sigpipe().map_err(Error::Descriptors)?;
         descriptors::close_all_but(&[]).map_err(Error::Descriptors)
     }

@@ -25,12 +25,14 @@ use filesystem::Tree;
 use log::Log;
 pub use requests::{RequestKind, Requests};
 
+/// Names the environment variable that switches parts of the server off, for measuring them.
+pub const SWITCHES: &str = "CORACLE_FUSE";
 /// Longest READ that the kernel may send, in bytes: its own limit unless the administrator raises that (256 pages).
 const READ_MAX: u32 = 1 << 20;
 
 /// Directories and files to show whether or not the image has them. Paths are absolute, in the image, and resolved as
 /// a process with the image as its root would; missing parents are added.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Synthetic {
     /// Directories (mode 0755, empty) to add where there is none.
     pub directories: Vec<PathBuf>,
@@ -120,6 +122,7 @@ pub enum Error {
 
 /// An image ready to be served: all that can be wrong with the request has been checked.
 pub struct Server {
+    synthetic: Synthetic,
     tree: Tree,
     threads: usize,
 }
@@ -128,7 +131,7 @@ impl Server {
     /// Resolves the synthetic paths in `image`. Reads the image, starts nothing.
     pub fn new(image: Image<File>, options: ServeOptions) -> Result<Self, Error> {
         let threads = options.threads.max(1);
-        Ok(Self { tree: Tree::new(image, options)?, threads })
+        Ok(Self { synthetic: options.synthetic.clone(), tree: Tree::new(image, options)?, threads })
     }
 
     /// Writes to `sink`, in one line, the first request that could not be answered because the image is damaged, and
@@ -144,6 +147,11 @@ impl Server {
     pub fn withhold(mut self, features: InitFlags) -> Self {
         self.tree.withheld = features;
         self
+    }
+
+    /// The running server, for others to ask.
+    pub fn control(&self) -> Arc<Control> {
+        Arc::new(Control { synthetic: self.synthetic.clone(), requests: self.requests() })
     }
 
     /// The counts of requests, which go on while the server runs.
@@ -166,6 +174,29 @@ impl Server {
             Err(error) => return Err(Error::Session(error)),
         };
         session.run().map_err(Error::Session)
+    }
+}
+
+/// A running server, for other threads.
+pub struct Control {
+    synthetic: Synthetic,
+    requests: Arc<Requests>,
+}
+
+impl Control {
+    /// Adds to what is shown.
+    pub fn add(&self, synthetic: &Synthetic) -> Result<(), Error> {
+        for path in &synthetic.directories {
+            if !self.synthetic.directories.contains(path) {
+                return Err(Error::NotAbsolute { path: path.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        RequestKind::ALL.iter().map(|kind| (kind.name(), self.requests.count(*kind))).collect()
     }
 }
 

@@ -11,6 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use serde::{Deserialize, Serialize};
+
 use crate::cli::parse;
 use crate::options::{EnvSetting, Options};
 
@@ -61,6 +63,15 @@ pub trait Probe {
     fn kind(&self, path: &Path) -> Option<Kind>;
 }
 
+/// The caller's entries in the user databases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identification {
+    /// The caller's account.
+    pub account: Account,
+    /// Name of the caller's group.
+    pub group: String,
+}
+
 /// The facts.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -68,10 +79,8 @@ pub struct Host {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-    /// The caller's entry in the user database.
-    pub account: Account,
-    /// Name of the caller's group.
-    pub group: String,
+    /// The caller, as the databases know them.
+    pub who: Identification,
     /// Absolute path of the working directory, as the shell calls it when that is right; `None` when it is gone.
     pub cwd: Option<PathBuf>,
     /// The home directory, from `HOME` or else the user database, if it is a directory.
@@ -85,16 +94,16 @@ pub struct Host {
 }
 
 impl Host {
-    /// Collects the facts.
+    /// Collects the facts; `known` spares looking the caller up, which may be a trip to a directory server.
     ///
     /// # Errors
     /// When a file that `options` name cannot be used.
-    pub fn collect(options: &Options) -> Result<Self, Error> {
+    pub fn collect(options: &Options, known: Option<Identification>) -> Result<Self, Error> {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
         let value = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        let (account, group) = identity(uid, gid, value("USER"), value("HOME"));
-        let home = [value("HOME").map(PathBuf::from), Some(account.home.clone())].into_iter().flatten();
+        let who = known.unwrap_or_else(|| identify(uid, gid, value("USER"), value("HOME")));
+        let home = [value("HOME").map(PathBuf::from), Some(who.account.home.clone())].into_iter().flatten();
         let home = home.into_iter().find(|path| path.is_absolute() && path.is_dir());
         let mut file_settings = Vec::new();
         for path in &options.env_files {
@@ -105,8 +114,7 @@ impl Host {
         Ok(Self {
             uid,
             gid,
-            account,
-            group,
+            who,
             cwd: cwd(value("PWD")),
             home,
             env,
@@ -178,12 +186,12 @@ impl<T> Lookup<T> {
 
 /// The caller's account and group name. Both are asked for at the same time, since each may be a trip to a directory
 /// server.
-fn identity(uid: u32, gid: u32, user: Option<OsString>, home: Option<OsString>) -> (Account, String) {
+fn identify(uid: u32, gid: u32, user: Option<OsString>, home: Option<OsString>) -> Identification {
     let (by_uid, by_gid) =
         (|file: &[u8]| accounts::passwd_by_uid(file, uid), |file: &[u8]| accounts::group_by_gid(file, gid));
     let (account, group) = (Lookup::start("passwd", uid, by_uid), Lookup::start("group", gid, by_gid));
     let account = account.finish(by_uid).unwrap_or_else(|| unknown(uid, gid, user, home));
-    (account, group.finish(by_gid).unwrap_or_else(|| format!("group{gid}")))
+    Identification { account, group: group.finish(by_gid).unwrap_or_else(|| format!("group{gid}")) }
 }
 
 /// No database knows the caller: what the environment says is all there is.

@@ -13,5 +13,7 @@ pub mod image;
 pub mod inspect;
 pub mod options;
 pub mod plan;
+pub mod session;
 pub mod spec;
 pub mod sys;
+pub mod trace;

@@ -1,23 +1,20 @@
 //! The `coracle` program: dispatches verbs, and is the one place that prints.
 
 mod build;
+mod launch;
 
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use coracle::cli::{self, Cli, Command, Flags};
+use coracle::cli::{self, Cli, Command};
 use coracle::doctor::Report;
 use coracle::engine;
 use coracle::exit::Exit;
-use coracle::host::{Disk, Host};
 use coracle::image::ImageFile;
 use coracle::inspect::{self, View};
-use coracle::options::{Options, Verb};
-use coracle::plan::Plan;
-use coracle::spec::{self, Composed, ImageFacts};
+use coracle::options::Verb;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -56,12 +53,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
-        Command::Run(launch) => run(&launch.flags, &launch.words, |rest| Ok(Verb::Run(rest))),
-        Command::Shell(launch) => run(&launch.flags, &launch.words, |rest| Ok(Verb::Shell(rest))),
-        Command::Exec(launch) => run(&launch.flags, &launch.words, |rest| {
+        Command::Run(launch) => launch::run(&launch.flags, &launch.words, |rest| Ok(Verb::Run(rest))),
+        Command::Shell(launch) => launch::run(&launch.flags, &launch.words, |rest| Ok(Verb::Shell(rest))),
+        Command::Exec(launch) => launch::run(&launch.flags, &launch.words, |rest| {
             cli::command(rest).context("no command given: write coracle exec IMAGE COMMAND, or coracle run IMAGE")
         }),
-        Command::Spec(spec) => show_spec(&spec),
+        Command::Spec(spec) => launch::show(&spec),
+        Command::Session(session) => launch::sessions(&session.command),
         Command::Build(arguments) => {
             let summary = build::build(&arguments)?;
             if !arguments.quiet {
@@ -76,56 +74,6 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             Ok(if report.fit { Exit::Success } else { Exit::Unfit })
         }
     }
-}
-
-/// Everything that is decided before anything happens.
-struct Prepared {
-    image: ImageFile,
-    host: Host,
-    composed: Composed,
-}
-
-fn prepare(flags: &Flags, image: &Path, verb: &Verb) -> anyhow::Result<Prepared> {
-    let options: Options = flags.options()?;
-    let image = ImageFile::open(image)?;
-    let host = Host::collect(&options)?;
-    let composed = spec::compose(&ImageFacts::from(&image), verb, &options, &host, &Disk)?;
-    Ok(Prepared { image, host, composed })
-}
-
-type Words = [std::ffi::OsString];
-
-fn run(
-    flags: &Flags,
-    words: &Words,
-    verb: impl FnOnce(Vec<std::ffi::OsString>) -> anyhow::Result<Verb>,
-) -> anyhow::Result<Exit> {
-    let (image, rest) = cli::image_and_rest(words).context("no image given")?;
-    let Prepared { image, host, composed } = prepare(flags, &image, &verb(rest)?)?;
-    composed.warnings.iter().for_each(|warning| warn(warning));
-    let plan = Plan::new(&composed.spec, &host.mount_point, &Disk)?;
-    let never = engine::launch(&plan, image, &mut |warning| warn(&warning))?;
-    match never {}
-}
-
-fn show_spec(arguments: &cli::Spec) -> anyhow::Result<Exit> {
-    let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
-    let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
-    let Prepared { host, composed, .. } = prepare(&arguments.flags, &image, &verb)?;
-    composed.warnings.iter().for_each(|warning| warn(warning));
-    let plan = Plan::new(&composed.spec, &host.mount_point, &Disk)?;
-    print(|out| {
-        if arguments.steps {
-            write!(out, "{plan}")?;
-        } else {
-            // By way of a value, whose keys are sorted: the specification's own maps come in any order.
-            let value = serde_json::to_value(&composed.spec).context("cannot print the specification")?;
-            serde_json::to_writer_pretty(&mut *out, &value)?;
-            writeln!(out)?;
-        }
-        Ok(())
-    })?;
-    Ok(Exit::Success)
 }
 
 fn show_image(arguments: &cli::Inspect) -> anyhow::Result<Exit> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
-use crate::fuse::SyntheticFile;
+use crate::fuse::{Synthetic, SyntheticFile};
 use crate::host::{Kind, Probe};
 use crate::spec::{self, is_below};
 
@@ -86,15 +86,33 @@ pub enum Step {
     },
     /// Enter a new mount namespace, into which the host's later mounts are passed on and out of which nothing is.
     UnshareMount,
-    /// Hold on to the sources of all binds before anything covers them.
-    OpenSources(Vec<PathBuf>),
     /// Mount the image over a directory of the host.
     MountImage {
         /// The directory.
         at: PathBuf,
     },
+    /// Leave the namespaces to the server, for launches to come.
+    KeepNamespaces,
+    /// Have a running session show what this launch needs.
+    AskSession {
+        /// Directories to show that the image lacks.
+        directories: Vec<PathBuf>,
+        /// Files to show that the image lacks or that replace its own.
+        files: Vec<(PathBuf, SyntheticFile)>,
+    },
+    /// Enter the namespaces of a running session: the host's tree, with the image mounted over a directory.
+    JoinSession,
+    /// Enter the namespaces of a running session, in which all mounts are as this launch wants them.
+    JoinContainer,
+    /// Go on in a copy of the mount namespace.
+    CopyMount,
     /// Make the image the root, with the host's root stacked on it, out of the way of paths.
-    PivotRoot,
+    PivotRoot {
+        /// Where the image is mounted.
+        from: PathBuf,
+    },
+    /// Hold on to the sources of all binds, in the host's tree.
+    OpenSources(Vec<PathBuf>),
     /// Make a directory, with its parents, on a file system that an earlier step mounted.
     MakeDirectory(PathBuf),
     /// Make an empty file on a file system that an earlier step mounted.
@@ -132,6 +150,8 @@ pub enum Step {
     },
     /// Let go of the host's root.
     DetachHost,
+    /// Leave the mounts as they are now to the server, for launches that want the same.
+    KeepContainer,
     /// Go to the working directory.
     ChangeDirectory {
         /// Absolute.
@@ -154,6 +174,19 @@ pub enum Step {
     },
 }
 
+/// How a launch comes by the image's mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By a mount of its own, which nobody else uses.
+    Alone,
+    /// By making the session.
+    Found,
+    /// By joining the session.
+    Join,
+    /// By joining a launch that wanted the same mounts.
+    JoinContainer,
+}
+
 /// The steps of a launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -161,8 +194,23 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
-impl Plan {
-    /// Plans `spec` for a host on which `probe` looks, with the image mounted over `mount_point`.
+/// What a launch wants, before it is known how it will come by the image's mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    ids: (u32, u32),
+    mount_point: PathBuf,
+    /// What the server has to show besides the image.
+    pub synthetic: Synthetic,
+    /// What is bound.
+    pub sources: Vec<PathBuf>,
+    /// The steps that make the mounts, once the image is the root.
+    mounts: Vec<Step>,
+    /// What follows.
+    last: Vec<Step>,
+}
+
+impl Wanted {
+    /// Reads `spec` for a host on which `probe` looks, with the image mounted over `mount_point`.
     ///
     /// # Errors
     /// When the specification lacks something, or asks for what the engine does not do.
@@ -187,29 +235,70 @@ impl Plan {
         }
         let env = process.env().as_deref().unwrap_or_default();
         let fallback = annotations.and_then(|all| all.get(spec::CWD_FALLBACK)).map(PathBuf::from);
+        Ok(Self {
+            ids: (process.user().uid(), process.user().gid()),
+            mount_point: mount_point.to_path_buf(),
+            synthetic: Synthetic { directories: mounts.directories, files: mounts.files },
+            sources: mounts.sources,
+            mounts: mounts.steps,
+            last: vec![
+                Step::ChangeDirectory { path: process.cwd().clone(), fallback },
+                Step::NoNewPrivileges,
+                Step::DropCapabilities,
+                Step::CloseDescriptors,
+                Step::Execute {
+                    args: spec::words(args, spec::RAW_ARGUMENT, annotations),
+                    env: spec::words(env, spec::RAW_ENV, annotations),
+                },
+            ],
+        })
+    }
 
-        let mut steps = vec![
-            Step::UnshareUser { uid: process.user().uid(), gid: process.user().gid() },
-            Step::OpenFuse,
-            Step::StartServer { directories: mounts.directories, files: mounts.files },
-            Step::UnshareMount,
-            Step::OpenSources(mounts.sources),
-            Step::MountImage { at: mount_point.to_path_buf() },
-            Step::PivotRoot,
-        ];
-        steps.append(&mut mounts.steps);
-        steps.extend([
-            Step::DetachHost,
-            Step::ChangeDirectory { path: process.cwd().clone(), fallback },
-            Step::NoNewPrivileges,
-            Step::DropCapabilities,
-            Step::CloseDescriptors,
-            Step::Execute {
-                args: spec::words(args, spec::RAW_ARGUMENT, annotations),
-                env: spec::words(env, spec::RAW_ENV, annotations),
-            },
-        ]);
-        Ok(Self { steps })
+    /// Whether other launches may use the same mounts: all are of the host, and none is this launch's own.
+    #[must_use]
+    pub fn is_common(&self) -> bool {
+        self.mounts.iter().all(|step| matches!(step, Step::Bind { .. }))
+    }
+
+    /// What the mounts depend on, besides the sources, in a form to compare.
+    #[must_use]
+    pub fn mounts_text(&self) -> String {
+        format!("{:?} {:?}", self.synthetic, self.mounts)
+    }
+
+    /// The steps for a launch that comes by the image's mount in this way.
+    #[must_use]
+    pub fn plan(&self, way: Way) -> Plan {
+        let Synthetic { directories, files } = self.synthetic.clone();
+        let at = self.mount_point.clone();
+        let (uid, gid) = self.ids;
+        let mut steps = match way {
+            Way::Alone | Way::Found => vec![
+                Step::UnshareUser { uid, gid },
+                Step::OpenFuse,
+                Step::StartServer { directories, files },
+                Step::UnshareMount,
+                Step::MountImage { at: at.clone() },
+            ],
+            Way::Join => vec![Step::AskSession { directories, files }, Step::JoinSession],
+            Way::JoinContainer => vec![Step::JoinContainer],
+        };
+        if way == Way::Found {
+            steps.push(Step::KeepNamespaces);
+        }
+        if matches!(way, Way::Found | Way::Join) {
+            steps.push(Step::CopyMount);
+        }
+        if way != Way::JoinContainer {
+            steps.extend([Step::PivotRoot { from: at }, Step::OpenSources(self.sources.clone())]);
+            steps.extend(self.mounts.iter().cloned());
+            steps.push(Step::DetachHost);
+        }
+        if matches!(way, Way::Found | Way::Join) && self.is_common() {
+            steps.push(Step::KeepContainer);
+        }
+        steps.extend(self.last.iter().cloned());
+        Plan { steps }
     }
 }
 
@@ -352,7 +441,10 @@ impl fmt::Display for Step {
                 write!(f, "enter a new user namespace; map uid {uid} and gid {gid} to themselves, nothing else")
             }
             Self::OpenFuse => f.write_str("open /dev/fuse"),
-            Self::StartServer { directories, files } => start_server(f, directories, files),
+            Self::StartServer { directories, files } => {
+                f.write_str("start the file system server")?;
+                shown(f, directories, files)
+            }
             Self::UnshareMount => f.write_str("enter a new mount namespace that receives mounts and passes none on"),
             Self::OpenSources(sources) => {
                 f.write_str("hold")?;
@@ -373,8 +465,21 @@ impl fmt::Display for Step {
                 let comma = if data.is_empty() { "" } else { ", " };
                 write!(f, "mount {kind} on {}{}{comma}{data}", destination.display(), options::Names(*flags))
             }
-            Self::PivotRoot => f.write_str("make the image the root, with the host's root stacked on it"),
+            Self::KeepNamespaces => f.write_str("leave the namespaces to the server, for launches to come"),
+            Self::AskSession { directories, files } => {
+                f.write_str("ask the session's server")?;
+                shown(f, directories, files)
+            }
+            Self::JoinSession => {
+                f.write_str("join the session: its user namespace, and its mounts without a container's")
+            }
+            Self::JoinContainer => f.write_str("join a container of the session that has the same mounts"),
+            Self::CopyMount => f.write_str("go on in a copy of the mount namespace"),
+            Self::PivotRoot { from } => {
+                write!(f, "make the image at {} the root, with the host's root stacked on it", from.display())
+            }
             Self::DetachHost => f.write_str("detach the host's root"),
+            Self::KeepContainer => f.write_str("leave these mounts to the server, for launches that want the same"),
             Self::ChangeDirectory { path, fallback } => {
                 write!(f, "go to {}", path.display())?;
                 fallback.iter().try_for_each(|fallback| write!(f, ", or else {}", fallback.display()))
@@ -393,12 +498,8 @@ impl fmt::Display for Step {
     }
 }
 
-fn start_server(
-    f: &mut fmt::Formatter<'_>,
-    directories: &[PathBuf],
-    files: &[(PathBuf, SyntheticFile)],
-) -> fmt::Result {
-    f.write_str("start the file system server")?;
+/// What the server shows besides the image.
+fn shown(f: &mut fmt::Formatter<'_>, directories: &[PathBuf], files: &[(PathBuf, SyntheticFile)]) -> fmt::Result {
     for (content, what) in [(false, "; add if missing"), (true, "; replace")] {
         let chosen = files.iter().filter(|(_, file)| matches!(file, SyntheticFile::Content(..)) == content);
         let directories = if content { &[] } else { directories };

@@ -131,7 +131,7 @@ pub fn compose(
 ) -> Result<Composed, Error> {
     let config = configuration(image.tree)?;
     let mut warnings = Vec::new();
-    let shell = login_shell(image.tree, &host.account.shell)?;
+    let shell = login_shell(image.tree, &host.who.account.shell)?;
     let (program, interactive) = program(image, verb, config.as_ref())?;
 
     let mut mounts = mounts::collect(image.tree, options, host, probe)?;
@@ -157,7 +157,7 @@ pub fn compose(
     if let Some(fallback) = &start.fallback {
         annotations.insert(CWD_FALLBACK.to_owned(), fallback.display().to_string());
     }
-    let home = mounts.home.clone().unwrap_or_else(|| host.account.home.clone());
+    let home = mounts.home.clone().unwrap_or_else(|| host.who.account.home.clone());
     account_files(image.tree, options, host, &home, &shell, &mut annotations)?;
     let (args, raw_args) = texts(program);
     let (env, raw_env) = texts(variables.into_iter().map(joined));
@@ -354,9 +354,9 @@ fn account_files(
         }
         let image = content(path)?.filter(|content| !content.is_empty());
         let merged = if name == "/etc/passwd" {
-            accounts::merge_passwd(image.as_deref(), &host.account, home, shell)
+            accounts::merge_passwd(image.as_deref(), &host.who.account, home, shell)
         } else {
-            accounts::merge_group(image.as_deref(), &host.group, host.gid)
+            accounts::merge_group(image.as_deref(), &host.who.group, host.gid)
         };
         annotations.insert(format!("{FILE}{name}"), String::from_utf8_lossy(&merged).into_owned());
     }

@@ -43,6 +43,14 @@ pub enum Error {
         /// The kernel's reason.
         cause: io::Error,
     },
+    /// The server's log.
+    #[error("cannot open {} for the server's log: {cause}", path.display())]
+    Log {
+        /// As given.
+        path: PathBuf,
+        /// The system's reason.
+        cause: io::Error,
+    },
     /// The image cannot be served.
     #[error(transparent)]
     Serve(#[from] fuse::Error),
@@ -61,6 +69,18 @@ pub enum Error {
         /// The kernel's reason.
         cause: io::Error,
     },
+    /// The image's session.
+    #[error(transparent)]
+    Session(#[from] crate::session::Error),
+    /// `setns(2)`
+    #[error("cannot join the image's session: {cause}; --no-session does without")]
+    Join {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// Leaving the namespaces to the server.
+    #[error("cannot leave the image's mount to its session: {0}; --no-session does without")]
+    Keep(#[source] io::Error),
     /// Mounting FUSE.
     #[error("cannot mount the image over {}: {cause}{}", at.display(), mount_image(cause))]
     MountImage {

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::Error;
 use crate::fuse;
@@ -43,6 +43,19 @@ pub(crate) fn enter_mount() -> Result<(), Error> {
     // Slave, not private: an autofs directory that is mounted on the host later must appear here, too. The kernel
     // does the same for a namespace of a new user namespace; saying it keeps the pivot from depending on that.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>).map_err(failed)
+}
+
+/// Goes on in a copy of the mount namespace, whose mounts are related to the host's as the original's are.
+pub(super) fn copy_mount() -> Result<(), Error> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|cause| Error::MountNamespace { cause: cause.into() })
+}
+
+/// Enters an existing user namespace and one of its mount namespaces.
+pub(super) fn join(user: &OwnedFd, mounts: &OwnedFd) -> Result<(), Error> {
+    let join = |namespace: &OwnedFd, kind| setns(namespace, kind).map_err(|cause| Error::Join { cause: cause.into() });
+    // In this order: the first gives the right to the second.
+    join(user, CloneFlags::CLONE_NEWUSER)?;
+    join(mounts, CloneFlags::CLONE_NEWNS)
 }
 
 /// Mounts the file system that is served on `fuse`.

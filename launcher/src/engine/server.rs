@@ -6,14 +6,16 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
 use super::Error;
 use crate::fuse;
+use crate::session::Keeper;
 use crate::sys::{descriptors, privileges, process};
 
 /// What `ps` and `top` show.
@@ -21,76 +23,110 @@ const NAME: &CStr = c"coracle-server";
 const READY: u8 = b'r';
 const FAILED: u8 = b'e';
 const MOUNTED: u8 = b'm';
-/// Longest report that is read, in bytes.
-const REPORT_MAX: u64 = 4096;
+/// Longest report, in bytes.
+const REPORT_MAX: usize = 4096;
 
 /// The launcher's end.
 pub(super) struct Handle {
-    channel: UnixStream,
+    channel: OwnedFd,
+}
+
+/// What the process works with.
+pub(super) struct Equipment {
+    pub(super) server: fuse::Server,
+    pub(super) fuse: OwnedFd,
+    /// Keeps the session, when there is one.
+    pub(super) keeper: Option<Keeper>,
+    /// Of the files that the server reads and writes.
+    pub(super) files: Vec<RawFd>,
 }
 
 /// Starts the process. It goes on when [`Handle::mounted`] tells it to.
-pub(super) fn start(server: fuse::Server, fuse: &OwnedFd, image: RawFd) -> Result<Handle, Error> {
+pub(super) fn start(equipment: Equipment) -> Result<Handle, Error> {
     let failed = |cause| Error::StartServer { cause };
-    let (channel, theirs) = UnixStream::pair().map_err(failed)?;
-    let fuse = fuse.try_clone().map_err(failed)?;
-    process::spawn_detached(move || run(server, fuse, &theirs, image)).map_err(failed)?;
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (channel, theirs) = pair.map_err(|error| failed(error.into()))?;
+    let launcher = std::process::id();
+    process::spawn_detached(move || run(equipment, &theirs, launcher)).map_err(failed)?;
     Ok(Handle { channel })
 }
 
 impl Handle {
     /// Tells the server that the mount is there, and waits until it is ready.
     pub(super) fn mounted(&mut self) -> Result<(), Error> {
-        let mut answer = [0];
-        let told = self.channel.write_all(&[MOUNTED]).and_then(|()| self.channel.read_exact(&mut answer));
-        match (told, answer) {
-            (Ok(()), [READY]) => Ok(()),
-            (Ok(()), [FAILED]) => Err(Error::Server { report: self.text() }),
+        let told = send(&self.channel, &[MOUNTED], SendFlags::NOSIGNAL);
+        match told.ok().and_then(|_| self.hear(RecvFlags::empty())) {
+            Some(message) if message == [READY] => Ok(()),
+            Some(message) => Err(failure(&message)),
             // It ended without a word: killed, most likely.
-            (Ok(()) | Err(_), _) => Err(Error::ServerEnded),
+            None => Err(Error::ServerEnded),
         }
     }
 
     /// What it has said since; `None` if it is silent and alive.
     pub(super) fn report(&mut self) -> Option<Error> {
-        self.channel.set_nonblocking(true).ok()?;
-        let mut kind = [0];
-        match self.channel.read(&mut kind) {
-            Ok(0) => Some(Error::ServerEnded),
-            Ok(_) => {
-                self.channel.set_nonblocking(false).ok()?;
-                Some(Error::Server { report: self.text() })
-            }
-            Err(_) => None,
+        let silent = matches!(
+            recv(&self.channel, &mut [0][..], RecvFlags::DONTWAIT | RecvFlags::PEEK),
+            Err(rustix::io::Errno::AGAIN)
+        );
+        if silent {
+            return None;
         }
+        Some(self.hear(RecvFlags::DONTWAIT).map_or(Error::ServerEnded, |message| failure(&message)))
     }
 
-    fn text(&mut self) -> String {
-        let mut text = String::new();
-        // What could not be read is missing from a message that is an error already.
-        let _ = (&self.channel).take(REPORT_MAX).read_to_string(&mut text);
-        text
+    /// The connection, for the session's messages.
+    pub(super) fn channel(&self) -> &OwnedFd {
+        &self.channel
+    }
+
+    fn hear(&self, flags: RecvFlags) -> Option<Vec<u8>> {
+        let mut message = vec![0; REPORT_MAX];
+        let (length, _) = recv(&self.channel, message.as_mut_slice(), flags).ok().filter(|(length, _)| *length > 0)?;
+        message.truncate(length);
+        Some(message)
     }
 }
 
+fn failure(message: &[u8]) -> Error {
+    Error::Server { report: String::from_utf8_lossy(message.get(1..).unwrap_or_default()).into_owned() }
+}
+
 /// The process's whole life.
-fn run(server: fuse::Server, fuse: OwnedFd, channel: &UnixStream, image: RawFd) {
+fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
+    let Equipment { server, fuse, keeper, files } = equipment;
     let fail = |text: String| {
         let mut message = vec![FAILED];
         message.extend(text.into_bytes());
+        message.truncate(REPORT_MAX);
         // The launcher may be gone; then nobody needs to know.
-        let _ = (&*channel).write_all(&message);
+        let _ = send(channel, &message, SendFlags::NOSIGNAL);
     };
-    if let Err(error) = settle(&[fuse.as_raw_fd(), channel.as_raw_fd(), image]) {
-        return fail(format!("prepare its process: {error}"));
+    let mut keep = vec![fuse.as_raw_fd(), channel.as_raw_fd()];
+    keep.extend(files);
+    keep.extend(keeper.iter().flat_map(Keeper::descriptors));
+    let sign = keeper.as_ref().map(Keeper::sign);
+    let serve = || {
+        settle(&keep).map_err(|error| format!("prepare its process: {error}"))?;
+        let mut word = [0];
+        let told =
+            send(channel, &[READY], SendFlags::NOSIGNAL).and_then(|_| recv(channel, &mut word[..], RecvFlags::empty()));
+        if told.is_err() || word != [MOUNTED] {
+            return Ok(());
+        }
+        if let Some(keeper) = keeper {
+            let founder = fcntl_dupfd_cloexec(channel, 3).map_err(|error| error.to_string())?;
+            let keep = move || keeper.run(founder, launcher);
+            std::thread::Builder::new().name("session".into()).spawn(keep).map_err(|error| error.to_string())?;
+        }
+        server.run(fuse).map_err(|error| error.to_string())
+    };
+    let outcome: Result<(), String> = serve();
+    if let Some(sign) = sign {
+        sign.take_down();
     }
-    let mut word = [0];
-    let told = (&*channel).write_all(&[READY]).and_then(|()| (&*channel).read_exact(&mut word));
-    if told.is_err() || word != [MOUNTED] {
-        return;
-    }
-    if let Err(error) = server.run(fuse) {
-        fail(error.to_string());
+    if let Err(text) = outcome {
+        fail(text);
     }
 }
 

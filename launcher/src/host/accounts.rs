@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::path_from;
 
 /// What a container gets that has no user database at all.
@@ -12,7 +14,7 @@ const DEFAULT_PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65
 const DEFAULT_GROUP: &[u8] = b"root:x:0:\nnogroup:x:65534:\n";
 
 /// A line of `/etc/passwd`, without the password.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Login name.
     pub name: String,

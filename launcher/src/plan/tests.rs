@@ -46,7 +46,7 @@ fn spec(mounts: Vec<Mount>, annotations: &[(&str, &str)]) -> Spec {
 }
 
 fn plan(spec: &Spec) -> Result<Vec<Step>, Error> {
-    Plan::new(spec, Path::new("/mnt"), &Everything).map(|plan| plan.steps)
+    Wanted::new(spec, Path::new("/mnt"), &Everything).map(|wanted| wanted.plan(Way::Alone).steps)
 }
 
 fn added(steps: &[Step]) -> (&[PathBuf], &[(PathBuf, SyntheticFile)]) {
@@ -62,9 +62,9 @@ fn security_steps_come_in_the_order_the_kernel_and_safety_demand() {
         Step::OpenFuse,
         Step::StartServer { directories: vec!["/d".into()], files: Vec::new() },
         Step::UnshareMount,
-        Step::OpenSources(vec!["/data".into()]),
         Step::MountImage { at: "/mnt".into() },
-        Step::PivotRoot,
+        Step::PivotRoot { from: "/mnt".into() },
+        Step::OpenSources(vec!["/data".into()]),
         Step::Bind {
             source: "/data".into(),
             destination: "/d".into(),
@@ -108,7 +108,7 @@ fn targets_are_made_where_they_can_be() {
         )
     };
     assert!(optional("/home2") && !optional("/home"));
-    assert!(matches!(&steps[4], Step::OpenSources(sources) if sources.len() == 3), "each source once");
+    assert!(matches!(&steps[6], Step::OpenSources(sources) if sources.len() == 3), "each source once");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn broken_specifications_are_refused() {
 fn a_plan_can_be_read() {
     let mounts = vec![bind("/data", "/d", &["rbind", "ro"]), fs("tmpfs", "/t", &["nosuid", "size=1m"])];
     let spec = spec(mounts, &[("org.coracle.cwd.fallback", "/"), ("org.coracle.optional", "/d")]);
-    let text = Plan::new(&spec, Path::new("/mnt"), &Everything).unwrap().to_string();
+    let text = Wanted::new(&spec, Path::new("/mnt"), &Everything).unwrap().plan(Way::Alone).to_string();
     for line in [
         "  3  start the file system server; add if missing /d /t\n",
         "  8  bind /data and what is mounted below it on /d, ro, if possible\n",
@@ -175,4 +175,34 @@ fn a_plan_can_be_read() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+}
+
+#[test]
+fn a_session_is_founded_joined_and_joined_as_it_is() {
+    let wanted = |mounts| Wanted::new(&spec(mounts, &[]), Path::new("/mnt"), &Everything).unwrap();
+    let common = wanted(vec![bind("/data", "/d", &["rbind"])]);
+    let own = wanted(vec![bind("/data", "/d", &["rbind"]), fs("tmpfs", "/scratch", &[])]);
+    let kinds = |wanted: &Wanted, way| -> Vec<&'static str> {
+        let name = |step: &Step| match step {
+            Step::StartServer { .. } => Some("start"),
+            Step::KeepNamespaces => Some("keep"),
+            Step::AskSession { .. } => Some("ask"),
+            Step::JoinSession => Some("join"),
+            Step::JoinContainer => Some("join container"),
+            Step::CopyMount => Some("copy"),
+            Step::PivotRoot { .. } => Some("pivot"),
+            Step::DetachHost => Some("detach"),
+            Step::KeepContainer => Some("keep container"),
+            _ => None,
+        };
+        wanted.plan(way).steps.iter().filter_map(name).collect()
+    };
+    assert_eq!(kinds(&common, Way::Found), ["start", "keep", "copy", "pivot", "detach", "keep container"]);
+    assert_eq!(kinds(&common, Way::Join), ["ask", "join", "copy", "pivot", "detach", "keep container"]);
+    assert_eq!(kinds(&common, Way::JoinContainer), ["join container"]);
+    assert_eq!(kinds(&own, Way::Found), ["start", "keep", "copy", "pivot", "detach"], "a tmpfs is one launch's own");
+    assert_ne!(common.mounts_text(), own.mounts_text());
+    // Whatever the way, privileges go in the same order, right before the program.
+    let last = |way| common.plan(way).steps.into_iter().rev().take(5).collect::<Vec<_>>();
+    assert!([Way::Found, Way::Join, Way::JoinContainer].into_iter().all(|way| last(way) == last(Way::Alone)));
 }

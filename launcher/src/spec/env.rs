@@ -72,10 +72,12 @@ pub(super) fn compose(host: &Host, options: &Options, context: &Context<'_>) -> 
         Some(Prompt::Plain) => drop(set("PS1", OsStr::new(&format!("[{stem}] $ ")))),
         None => {}
     }
-    for (name, value) in [("USER", &host.account.name), ("LOGNAME", &host.account.name), ("PATH", &PATH.to_owned())] {
+    for (name, value) in
+        [("USER", &host.who.account.name), ("LOGNAME", &host.who.account.name), ("PATH", &PATH.to_owned())]
+    {
         env.entry(name.into()).or_insert_with(|| value.into());
     }
-    env.entry("HOME".into()).or_insert_with(|| host.account.home.clone().into_os_string());
+    env.entry("HOME".into()).or_insert_with(|| host.who.account.home.clone().into_os_string());
     for setting in host.file_settings.iter().chain(&options.env) {
         match setting {
             EnvSetting::Set(name, value) => {

@@ -1,6 +1,7 @@
 //! Decisions on trees, hosts and options made up for them.
 
 use super::*;
+use crate::host::Identification;
 use crate::host::Kind;
 use crate::host::accounts::Account;
 use crate::image::Fake;
@@ -39,15 +40,17 @@ fn host() -> Host {
     Host {
         uid: 1000,
         gid: 100,
-        account: Account {
-            name: "ada".into(),
-            uid: 1000,
-            gid: 100,
-            gecos: OsString::new(),
-            home: "/home/ada".into(),
-            shell: "/bin/zsh".into(),
+        who: Identification {
+            account: Account {
+                name: "ada".into(),
+                uid: 1000,
+                gid: 100,
+                gecos: OsString::new(),
+                home: "/home/ada".into(),
+                shell: "/bin/zsh".into(),
+            },
+            group: "users".into(),
         },
-        group: "users".into(),
         cwd: Some("/data/sub".into()),
         home: Some("/home/ada".into()),
         env: env.iter().chain(&more).map(|(name, value)| ((*name).into(), (*value).into())).collect(),

@@ -1,0 +1,244 @@
+//! `run`, `exec`, `shell` and `spec`: from the command line to a plan, with the image's session where there is one.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use coracle::cli::{self, Flags};
+use coracle::engine::{self, Ground, Session};
+use coracle::exit::Exit;
+use coracle::host::{Disk, Host, Identification};
+use coracle::image::ImageFile;
+use coracle::options::{Options, Verb};
+use coracle::plan::{Plan, Wanted, Way};
+use coracle::session::{self, ContainerKey, Identity, Joined, Meeting, Place, Remembered};
+use coracle::spec::{self, Composed, ImageFacts};
+use coracle::trace;
+
+use super::{print, warn};
+
+/// Switches sessions off (`off`) or on.
+const SESSION: &str = "CORACLE_SESSION";
+/// Seconds that a session waits for another launch.
+const SESSION_IDLE: &str = "CORACLE_SESSION_IDLE";
+
+/// Runs a program, whose words `verb` makes of what follows the image.
+pub(super) fn run(
+    flags: &Flags,
+    words: &[OsString],
+    verb: impl FnOnce(Vec<OsString>) -> anyhow::Result<Verb>,
+) -> anyhow::Result<Exit> {
+    trace::start().with_context(|| format!("cannot open the file that {} names", trace::VARIABLE))?;
+    let (image, rest) = cli::image_and_rest(words).context("no image given")?;
+    let verb = verb(rest)?;
+    let options = flags.options()?;
+    let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
+    let never = match Sessions::read(flags)? {
+        None => alone(&path, &verb, &options)?,
+        Some(sessions) => match sessions.meet(&path) {
+            Ok(Some(Meeting::Joined(joined))) => join(&path, &verb, &options, joined)?,
+            Ok(Some(Meeting::Founding(founding))) => {
+                let found = |who| Session::Found { founding, who, idle: sessions.idle };
+                first(&path, &verb, &options, Way::Found, found)?
+            }
+            Ok(None) => alone(&path, &verb, &options)?,
+            Err(error) => {
+                warn(&format!("cannot use a session for the image: {error}: going on without"));
+                alone(&path, &verb, &options)?
+            }
+        },
+    };
+    match never {}
+}
+
+/// Prints what would happen.
+pub(super) fn show(arguments: &cli::Spec) -> anyhow::Result<Exit> {
+    let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
+    let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
+    let options = arguments.flags.options()?;
+    let tree = Remembered::open(ImageFile::open(&image)?);
+    let path = std::path::absolute(&image)?;
+    let Prepared { composed, wanted, .. } = prepare(&path, &tree, &verb, &options, None)?;
+    let way = if Sessions::read(&arguments.flags)?.is_some() { Way::Found } else { Way::Alone };
+    print(|out| {
+        if arguments.steps {
+            write!(out, "{}", wanted.plan(way))?;
+        } else {
+            // By way of a value, whose keys are sorted: the specification's own maps come in any order.
+            let value = serde_json::to_value(&composed.spec).context("cannot print the specification")?;
+            serde_json::to_writer_pretty(&mut *out, &value)?;
+            writeln!(out)?;
+        }
+        Ok(())
+    })?;
+    Ok(Exit::Success)
+}
+
+/// How sessions are to be used.
+struct Sessions {
+    idle: Duration,
+}
+
+impl Sessions {
+    /// `None` when they are switched off.
+    fn read(flags: &Flags) -> anyhow::Result<Option<Self>> {
+        let idle = match std::env::var(SESSION_IDLE) {
+            Ok(text) => {
+                let seconds = text.parse::<u32>();
+                let seconds = seconds.with_context(|| format!("{SESSION_IDLE}={text}: write a number of seconds"))?;
+                Duration::from_secs(seconds.into())
+            }
+            Err(_) => session::IDLE,
+        };
+        let on = match std::env::var(SESSION).as_deref() {
+            Ok("off" | "0" | "false" | "no") => false,
+            Ok("" | "on" | "1" | "true" | "yes") | Err(_) => true,
+            Ok(text) => anyhow::bail!("{SESSION}={text}: write on or off"),
+        };
+        Ok((on && !flags.no_session).then_some(Self { idle }))
+    }
+
+    /// The image's session; `None` when the image itself has to say what is wrong with it.
+    fn meet(&self, path: &Path) -> std::io::Result<Option<Meeting>> {
+        let Ok(identity) = Identity::of(path) else { return Ok(None) };
+        Place::open()?.map(|place| session::meet(place, &identity)).transpose()
+    }
+}
+
+/// Everything that is decided before anything happens.
+struct Prepared {
+    host: Host,
+    composed: Composed,
+    wanted: Wanted,
+}
+
+fn prepare(
+    path: &Path,
+    tree: &Remembered,
+    verb: &Verb,
+    options: &Options,
+    who: Option<Identification>,
+) -> anyhow::Result<Prepared> {
+    trace::mark("collect facts");
+    let host = Host::collect(options, who)?;
+    trace::mark("compose the specification");
+    let facts = ImageFacts { path, offset: tree.offset(), tree };
+    let composed = spec::compose(&facts, verb, options, &host, &Disk)?;
+    composed.warnings.iter().for_each(|warning| warn(warning));
+    trace::mark("plan");
+    let wanted = Wanted::new(&composed.spec, &host.mount_point, &Disk)?;
+    Ok(Prepared { host, composed, wanted })
+}
+
+fn alone(path: &Path, verb: &Verb, options: &Options) -> anyhow::Result<Infallible> {
+    first(path, verb, options, Way::Alone, |_| Session::Without)
+}
+
+/// A launch that mounts the image.
+fn first(
+    path: &Path,
+    verb: &Verb,
+    options: &Options,
+    way: Way,
+    session: impl FnOnce(Identification) -> Session,
+) -> anyhow::Result<Infallible> {
+    trace::mark("open the image");
+    let tree = Remembered::open(ImageFile::open(path)?);
+    let Prepared { host, wanted, .. } = prepare(path, &tree, verb, options, None)?;
+    let (memo, image) = tree.finish();
+    let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted) };
+    carry_out(&wanted.plan(way), Ground { image, session: session(host.who), key, memo })
+}
+
+/// A launch that finds the image mounted.
+fn join(path: &Path, verb: &Verb, options: &Options, joined: Box<Joined>) -> anyhow::Result<Infallible> {
+    let mut joined = joined;
+    let tree = Remembered::new(path.to_path_buf(), std::mem::take(&mut joined.memo));
+    let Prepared { wanted, .. } = prepare(path, &tree, verb, options, Some(joined.who.clone()))?;
+    let (memo, _) = tree.finish();
+    let key = key(&wanted);
+    let container: Option<OwnedFd> = joined.container(&key).filter(|_| wanted.is_common());
+    let (way, session) = match container {
+        Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
+        None => (Way::Join, Session::Join(joined)),
+    };
+    let ground = Ground { image: None, session, key, memo };
+    match engine::launch(&wanted.plan(way), ground, &mut |warning| warn(&warning)) {
+        Err(engine::Error::Session(error)) => {
+            warn(&format!("{error}: mounting the image once more for this launch"));
+            alone(path, verb, options)
+        }
+        result => Ok(result?),
+    }
+}
+
+fn carry_out(plan: &Plan, ground: Ground) -> anyhow::Result<Infallible> {
+    Ok(engine::launch(plan, ground, &mut |warning| warn(&warning))?)
+}
+
+/// What must be equal for two launches to have the same mounts: the steps, and which files and directories they find.
+fn key(wanted: &Wanted) -> ContainerKey {
+    let mut hash = blake3::Hasher::new();
+    hash.update(wanted.mounts_text().as_bytes());
+    for source in &wanted.sources {
+        let found: (u64, u64) = fs::metadata(source).map(|found| (found.dev(), found.ino())).unwrap_or_default();
+        hash.update(&found.0.to_le_bytes());
+        hash.update(&found.1.to_le_bytes());
+    }
+    *hash.finalize().as_bytes()
+}
+
+/// `session list`, `session stop` and `session stats`.
+pub(super) fn sessions(command: &cli::SessionCommand) -> anyhow::Result<Exit> {
+    match command {
+        cli::SessionCommand::List { json } => {
+            let reports = session::reports().context("cannot ask the sessions")?;
+            print(|out| {
+                if *json {
+                    serde_json::to_writer_pretty(&mut *out, &reports)?;
+                    return Ok(writeln!(out)?);
+                }
+                if reports.is_empty() {
+                    return Ok(writeln!(out, "no sessions")?);
+                }
+                writeln!(out, "{:>9} {:>9} {:>7}  IMAGE", "SERVER", "PROGRAMS", "AGE")?;
+                for report in &reports {
+                    let (programs, age) = (report.programs.len(), format!("{} s", report.age));
+                    writeln!(out, "{:>9} {programs:>9} {age:>7}  {}", report.server, report.image.display())?;
+                }
+                Ok(())
+            })?;
+        }
+        cli::SessionCommand::Stats { image } => {
+            let path = image.as_deref().map(std::path::absolute).transpose()?;
+            let mut reports = session::reports().context("cannot ask the sessions")?;
+            reports.retain(|report| path.as_ref().is_none_or(|path| *path == report.image));
+            print(|out| {
+                let value = |report: &session::Report| {
+                    let stats: serde_json::Value = serde_json::from_str(&report.stats).unwrap_or_default();
+                    serde_json::json!({ "image": report.image, "server": report.server, "stats": stats })
+                };
+                serde_json::to_writer_pretty(&mut *out, &reports.iter().map(value).collect::<Vec<_>>())?;
+                Ok(writeln!(out)?)
+            })?;
+        }
+        cli::SessionCommand::Stop { image, all: _ } => {
+            let path: Option<PathBuf> = image.as_deref().map(std::path::absolute).transpose()?;
+            let stopped = session::stop(path.as_deref()).context("cannot ask the sessions")?;
+            if stopped == 0 {
+                if let Some(path) = path {
+                    anyhow::bail!(
+                        "cannot stop the session of {}: there is none; see coracle session list",
+                        path.display()
+                    );
+                }
+            }
+        }
+    }
+    Ok(Exit::Success)
+}
