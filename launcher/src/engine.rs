@@ -23,6 +23,7 @@ use crate::session::{self, ContainerKey, Founding, Joined, Keeper, Memo};
 use crate::sys::{attributes, descriptors, privileges, process, resolve};
 use crate::trace;
 
+mod confine;
 mod error;
 mod execute;
 mod make;
@@ -259,11 +260,13 @@ impl Engine<'_> {
         let image = self.ground.image.take().ok_or_else(misplaced)?;
         let fuse = self.fuse.as_ref().ok_or_else(misplaced)?;
         let mut files = vec![image.descriptor()];
+        let mut log_descriptor = None;
         let mut server = fuse::Server::new(image.image, ServeOptions { uid, gid, threads, synthetic })?;
         if let Some(path) = std::env::var_os(LOG) {
             let log = File::options().append(true).create(true).open(&path);
             let log = log.map_err(|cause| Error::Log { path: path.into(), cause })?;
             files.push(log.as_raw_fd());
+            log_descriptor = Some(log.as_raw_fd());
             server = server.log_to(log);
         }
         let failed = |cause| Error::StartServer { cause };
@@ -274,7 +277,7 @@ impl Engine<'_> {
             _ => None,
         };
         let fuse = fuse.try_clone().map_err(failed)?;
-        self.server = Some(server::start(server::Equipment { server, fuse, keeper, files })?);
+        self.server = Some(server::start(server::Equipment { server, fuse, keeper, files, log: log_descriptor })?);
         Ok(())
     }
 

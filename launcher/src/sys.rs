@@ -7,4 +7,5 @@ pub mod attributes;
 pub mod descriptors;
 pub mod privileges;
 pub mod process;
+pub mod refusal;
 pub mod resolve;

@@ -47,7 +47,8 @@ impl Program {
 }
 
 /// Prints both namespaces, waits, and prints a file.
-const WAIT: &str = "a=$(ls -l /proc/self/ns/mnt); b=$(ls -l /proc/self/ns/user); echo ${a##*> } ${b##*> }; read x; cat /etc/passwd";
+const WAIT: &str =
+    "a=$(ls -l /proc/self/ns/mnt); b=$(ls -l /proc/self/ns/user); echo ${a##*> } ${b##*> }; read x; cat /etc/passwd";
 
 fn waiting(world: &World, options: &[&str]) -> Program {
     Program::start(world.shell(options, WAIT))

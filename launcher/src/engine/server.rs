@@ -7,13 +7,13 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
-use super::Error;
+use super::{Error, confine};
 use crate::fuse;
 use crate::session::Keeper;
 use crate::sys::{descriptors, privileges, process};
@@ -39,6 +39,8 @@ pub(super) struct Equipment {
     pub(super) keeper: Option<Keeper>,
     /// Of the files that the server reads and writes.
     pub(super) files: Vec<RawFd>,
+    /// One of them: the log.
+    pub(super) log: Option<RawFd>,
 }
 
 /// Starts the process. It goes on when [`Handle::mounted`] tells it to.
@@ -94,7 +96,7 @@ fn failure(message: &[u8]) -> Error {
 
 /// The process's whole life.
 fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
-    let Equipment { server, fuse, keeper, files } = equipment;
+    let Equipment { server, fuse, keeper, files, log } = equipment;
     let fail = |text: String| {
         let mut message = vec![FAILED];
         message.extend(text.into_bytes());
@@ -108,6 +110,11 @@ fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
     let sign = keeper.as_ref().map(Keeper::sign);
     let serve = || {
         settle(&keep).map_err(|error| format!("prepare its process: {error}"))?;
+        let confinement = confine::confine(sign.as_deref().map(AsFd::as_fd), log);
+        let confinement = confinement.map_err(|error| format!("confine itself: {error}"))?;
+        if let (Some(missing), Some(log)) = (confinement.missing(), log) {
+            process::write_to(log, format!("{missing}\n").as_bytes());
+        }
         let mut word = [0];
         let told =
             send(channel, &[READY], SendFlags::NOSIGNAL).and_then(|_| recv(channel, &mut word[..], RecvFlags::empty()));
@@ -134,7 +141,10 @@ fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
 fn settle(keep: &[RawFd]) -> io::Result<()> {
     // Its life is the mount's. Schedulers signal every process of a job, the terminal every one of its group, and
     // programs are meant to survive that (SIGTERM before the time limit); their files must, too.
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None)?;
+    // But not SIGSYS: the kernel ends a process that blocks it and makes a refused system call.
+    let mut signals = SigSet::all();
+    signals.remove(Signal::SIGSYS);
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signals), None)?;
     nix::unistd::setsid()?;
     // Not to keep a file system of the host busy, nor a pipe's reader waiting.
     nix::unistd::chdir("/")?;

@@ -1,10 +1,11 @@
 //! A launch's side: finding the session of an image, or the right to found it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 
@@ -71,6 +72,8 @@ pub struct Founding {
 #[derive(Debug)]
 pub(crate) struct Sign {
     place: Place,
+    /// The directory once more, to be locked: the server will not be able to open it.
+    lock: OwnedFd,
     name: String,
     inode: u64,
 }
@@ -93,16 +96,24 @@ impl Drop for Founding {
 impl Sign {
     /// Takes the name away, so that the next launch makes a new session.
     pub(crate) fn take_down(&self) {
-        if let Ok(_lock) = self.place.lock() {
+        if flock(&self.lock, FlockOperation::LockExclusive).is_ok() {
             // Another server may have the name by now.
             if self.place.inode(&self.name).is_ok_and(|inode| inode == self.inode) {
                 let _ = self.place.remove(&self.name);
             }
+            let _ = flock(&self.lock, FlockOperation::Unlock);
         }
     }
 
-    pub(super) fn descriptor(&self) -> RawFd {
-        self.place.as_fd().as_raw_fd()
+    pub(super) fn descriptors(&self) -> [RawFd; 2] {
+        [self.place.as_fd().as_raw_fd(), self.lock.as_raw_fd()]
+    }
+}
+
+impl AsFd for Sign {
+    /// The directory of the socket.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.place.as_fd()
     }
 }
 
@@ -122,8 +133,8 @@ pub fn meet(place: Place, identity: &Identity) -> io::Result<Meeting> {
             dialled = dial(&place, &name)?;
             if dialled.is_none() {
                 let (listener, inode) = listen_at(&place, &name)?;
-                drop(lock);
-                let sign = Arc::new(Sign { place, name, inode });
+                flock(&lock, FlockOperation::Unlock)?;
+                let sign = Arc::new(Sign { place, lock, name, inode });
                 return Ok(Meeting::Founding(Founding { sign, listener, mine: true }));
             }
         }

@@ -112,8 +112,8 @@ impl Keeper {
 
     /// Descriptors that it needs.
     #[must_use]
-    pub fn descriptors(&self) -> [RawFd; 2] {
-        [self.listener.as_raw_fd(), self.sign.descriptor()]
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        self.sign.descriptors().into_iter().chain([self.listener.as_raw_fd()]).collect()
     }
 
     /// Keeps the session until it is over. `founder` is the connection to the launch that started it, of process `pid`.

@@ -77,9 +77,6 @@ pub struct Place {
     path: PathBuf,
 }
 
-/// The right to make or remove sockets; given up when dropped, and by the kernel if the process dies.
-pub(super) struct Lock(#[expect(dead_code, reason = "held for its effect")] OwnedFd);
-
 impl Place {
     /// Opens the directory, made if it is not there; `None` where there is no place for one.
     ///
@@ -129,12 +126,12 @@ impl Place {
         &self.path
     }
 
-    /// Waits until nobody else makes or removes sockets.
-    pub(super) fn lock(&self) -> io::Result<Lock> {
+    /// Waits until nobody else makes or removes sockets, until the result is closed or unlocked, or its process dead.
+    pub(super) fn lock(&self) -> io::Result<OwnedFd> {
         // A lock belongs to the open file, so each holder opens its own.
         let own = openat(&self.directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         flock(&own, FlockOperation::LockExclusive)?;
-        Ok(Lock(own))
+        Ok(own)
     }
 
     /// A path for `bind(2)` and `connect(2)`, which take 107 bytes at most, however long the directory's own is.

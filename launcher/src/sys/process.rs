@@ -115,6 +115,12 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Writes to a descriptor that another owns. A log that cannot be written is not worth an error.
+pub fn write_to(descriptor: std::os::fd::RawFd, text: &[u8]) {
+    // SAFETY: the kernel only reads the buffer, and a number that is no descriptor is an error to it.
+    unsafe { libc::write(descriptor, text.as_ptr().cast(), text.len()) };
+}
+
 /// Undoes what Rust's runtime did to `SIGPIPE`, which `execve` would pass on to the program.
 ///
 /// # Errors
