@@ -28,9 +28,6 @@ mod server;
 
 pub use error::{Error, Reason};
 
-/// Threads that answer the kernel, at most: more than a few wait for each other.
-const THREADS_MAX: usize = 4;
-
 /// Carries out `plan` on `image` and becomes the program. `warn` is told, in a sentence, what could not be had.
 ///
 /// # Errors
@@ -143,14 +140,9 @@ impl Engine<'_> {
 
     fn start_server(&mut self, synthetic: Synthetic) -> Result<(), Error> {
         let (uid, gid) = self.ids;
-        // The standard library would look through the cgroups as well, which is ten system calls for a number that is
-        // capped anyway. Two at least: one may be unpacking a block.
-        let threads = nix::sched::sched_getaffinity(nix::unistd::Pid::this()).map_or(1, |cpus| {
-            (0..nix::sched::CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).take(THREADS_MAX).count()
-        });
-        let threads = threads.max(2);
+        let switches = fuse::Switches::from_environment().map_err(fuse::Error::Switches)?;
         let image = self.image.take().ok_or(Error::OutOfOrder("start the server"))?;
-        let server = fuse::Server::new(image, ServeOptions { uid, gid, threads, synthetic })?;
+        let server = fuse::Server::new(image, ServeOptions { synthetic, switches, ..ServeOptions::new(uid, gid) })?;
         let fuse = self.fuse.as_ref().ok_or(Error::OutOfOrder("start the server"))?;
         self.server = Some(server::start(server, fuse, self.descriptor)?);
         Ok(())
