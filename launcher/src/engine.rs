@@ -34,8 +34,6 @@ pub use error::{Error, Reason};
 
 /// Names a file to which the server writes what goes wrong.
 const LOG: &str = "CORACLE_SERVER_LOG";
-/// Threads that answer the kernel, at most: more than a few wait for each other.
-const THREADS_MAX: usize = 4;
 
 /// What a launch stands on.
 pub struct Ground {
@@ -250,18 +248,14 @@ impl Engine<'_> {
 
     fn start_server(&mut self, synthetic: Synthetic) -> Result<(), Error> {
         let (uid, gid) = self.ids;
-        // The standard library would look through the cgroups as well, which is ten system calls for a number that is
-        // capped anyway. Two at least: one may be unpacking a block.
-        let threads = nix::sched::sched_getaffinity(nix::unistd::Pid::this()).map_or(1, |cpus| {
-            (0..nix::sched::CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).take(THREADS_MAX).count()
-        });
-        let threads = threads.max(2);
+        let switches = fuse::Switches::from_environment().map_err(fuse::Error::Switches)?;
         let misplaced = || Error::OutOfOrder("start the server");
         let image = self.ground.image.take().ok_or_else(misplaced)?;
         let fuse = self.fuse.as_ref().ok_or_else(misplaced)?;
         let mut files = vec![image.descriptor()];
         let mut log_descriptor = None;
-        let mut server = fuse::Server::new(image.image, ServeOptions { uid, gid, threads, synthetic })?;
+        let mut server =
+            fuse::Server::new(image.image, ServeOptions { synthetic, switches, ..ServeOptions::new(uid, gid) })?;
         if let Some(path) = std::env::var_os(LOG) {
             let log = File::options().append(true).create(true).open(&path);
             let log = log.map_err(|cause| Error::Log { path: path.into(), cause })?;

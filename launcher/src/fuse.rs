@@ -8,27 +8,44 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::thread;
 
 use coracle_squashfs::reader::{self, Image};
-use fuser::{Config, InitFlags, Session, SessionACL};
 use thiserror::Error;
 
-mod filesystem;
+mod answer;
+mod control;
+mod device;
+mod known;
 mod listing;
+mod listings;
 mod log;
 mod node;
 mod overlay;
-mod requests;
+mod protocol;
+mod push;
+mod reads;
+mod record;
+mod session;
+mod source;
+mod spin;
+mod stats;
+mod switches;
+mod tree;
 
-use filesystem::Tree;
-use log::Log;
-pub use requests::{RequestKind, Requests};
+pub use control::Control;
+use device::Device;
+pub use record::Touch;
+use session::Session;
+pub use stats::{RequestKind, Stats};
+pub use switches::Switches;
+use tree::Tree;
 
-/// Names the environment variable that switches parts of the server off, for measuring them.
-pub const SWITCHES: &str = "CORACLE_FUSE";
 /// Longest READ that the kernel may send, in bytes: its own limit unless the administrator raises that (256 pages).
 const READ_MAX: u32 = 1 << 20;
+/// Threads that answer requests, at most, if their number is not asked for: more than a few wait for each other.
+const THREADS_MAX: usize = 4;
 
 /// Directories and files to show whether or not the image has them. Paths are absolute, in the image, and resolved as
 /// a process with the image as its root would; missing parents are added.
@@ -57,10 +74,31 @@ pub struct ServeOptions {
     pub uid: u32,
     /// Group shown for everything.
     pub gid: u32,
-    /// Threads that answer requests; 0 counts as 1.
-    pub threads: usize,
     /// What to show besides the image.
     pub synthetic: Synthetic,
+    /// Bytes that unpacked blocks may take, metadata included.
+    pub cache_bytes: usize,
+    /// Whether to take note of the blocks that are read, for [`Control::touched`].
+    pub record: bool,
+    /// What to do beyond the least.
+    pub switches: Switches,
+}
+
+impl ServeOptions {
+    /// Unpacked blocks in memory, in bytes, unless said otherwise: a server stays below 32 MiB with it.
+    pub const CACHE_BYTES: usize = 16 << 20;
+
+    /// The usual, for an image shown as owned by this user and group.
+    pub fn new(uid: u32, gid: u32) -> Self {
+        Self {
+            uid,
+            gid,
+            synthetic: Synthetic::default(),
+            cache_bytes: Self::CACHE_BYTES,
+            record: false,
+            switches: Switches::default(),
+        }
+    }
 }
 
 /// Why an image cannot be served.
@@ -115,6 +153,18 @@ pub enum Error {
         /// The path asked for.
         path: PathBuf,
     },
+    /// Another launch uses the mount, and was shown something else there.
+    #[error(
+        "cannot change {} in a mounted image: another launch sees it as it is; use a mount of your own",
+        path.display()
+    )]
+    Conflict {
+        /// The path asked for.
+        path: PathBuf,
+    },
+    /// [`Switches::VARIABLE`] is not understood.
+    #[error("{0}")]
+    Switches(String),
     /// The kernel did not start the session, or ended it with an error.
     #[error("cannot serve the image over /dev/fuse")]
     Session(#[source] io::Error),
@@ -122,82 +172,85 @@ pub enum Error {
 
 /// An image ready to be served: all that can be wrong with the request has been checked.
 pub struct Server {
-    synthetic: Synthetic,
-    tree: Tree,
-    threads: usize,
+    control: Arc<Control>,
 }
 
 impl Server {
     /// Resolves the synthetic paths in `image`. Reads the image, starts nothing.
+    ///
+    /// # Errors
+    /// When a synthetic path cannot be added to the image.
     pub fn new(image: Image<File>, options: ServeOptions) -> Result<Self, Error> {
-        let threads = options.threads.max(1);
-        Ok(Self { synthetic: options.synthetic.clone(), tree: Tree::new(image, options)?, threads })
+        let tree = Tree::new(image, &options)?;
+        Ok(Self { control: Arc::new(Control::new(tree, options.switches, options.record)) })
     }
 
     /// Writes to `sink`, in one line, the first request that could not be answered because the image is damaged, and
     /// at the end how many there were.
     #[must_use]
-    pub fn log_to(mut self, sink: File) -> Self {
-        self.tree.log = Log::new(Some(sink));
+    pub fn log_to(self, sink: File) -> Self {
+        self.control.tree.log.open(sink);
         self
     }
 
-    /// Behaves as on a kernel that does not offer these features, to exercise the fallbacks.
-    #[must_use]
-    pub fn withhold(mut self, features: InitFlags) -> Self {
-        self.tree.withheld = features;
-        self
-    }
-
-    /// The running server, for others to ask.
+    /// What can be asked of the server, and told to it, while it runs.
     pub fn control(&self) -> Arc<Control> {
-        Arc::new(Control { synthetic: self.synthetic.clone(), requests: self.requests() })
-    }
-
-    /// The counts of requests, which go on while the server runs.
-    pub fn requests(&self) -> Arc<Requests> {
-        Arc::clone(&self.tree.requests)
+        Arc::clone(&self.control)
     }
 
     /// Answers the kernel's requests on `fuse_device`, on which a file system has been mounted with [`mount_data`].
     /// Returns when the mount is gone. No other process should hold the descriptor: when the last
     /// copy is closed, and only then, the kernel fails what a dead server has left unanswered.
+    ///
+    /// All threads are started before the first request is read.
+    ///
+    /// # Errors
+    /// [`Error::Session`] when the kernel does not start the session, or ends it with an error.
     pub fn run(self, fuse_device: OwnedFd) -> Result<(), Error> {
-        let mut config = Config::default();
-        // Who may use the mount is for the kernel to say: see `mount_data`.
-        config.acl = SessionACL::All;
-        config.n_threads = Some(self.threads);
-        let session = match Session::from_fd(self.tree, fuse_device, config.acl, config) {
-            Ok(session) => session,
-            // The mount went before its first request was read: nothing was served, and nobody misses it.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(()),
-            Err(error) => return Err(Error::Session(error)),
+        let control = &*self.control;
+        let cpus = cpus();
+        let threads = match control.switches.threads {
+            // Two at least: one may be unpacking a block.
+            0 => cpus.clamp(2, THREADS_MAX),
+            threads => threads,
         };
-        session.run().map_err(Error::Session)
+        let device = Arc::new(Device::new(fuse_device));
+        *control.device.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&device));
+        let result = run(control, &device, threads, cpus);
+        *control.device.write().unwrap_or_else(PoisonError::into_inner) = None;
+        control.tree.log.close();
+        result
     }
 }
 
-/// A running server, for other threads.
-pub struct Control {
-    synthetic: Synthetic,
-    requests: Arc<Requests>,
-}
-
-impl Control {
-    /// Adds to what is shown.
-    pub fn add(&self, synthetic: &Synthetic) -> Result<(), Error> {
-        for path in &synthetic.directories {
-            if !self.synthetic.directories.contains(path) {
-                return Err(Error::NotAbsolute { path: path.clone() });
-            }
+fn run(control: &Control, device: &Device, threads: usize, cpus: usize) -> Result<(), Error> {
+    // The mount went before its first request was read: nothing was served, and nobody misses it.
+    let Some(session) = Session::open(control, device, threads, cpus)? else { return Ok(()) };
+    thread::scope(|scope| {
+        let spawn = |name: &str| thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+        let pusher = spawn("push").spawn_scoped(scope, || push::run(control, device));
+        let followers: Result<Vec<_>, _> =
+            (1..threads).map(|_| spawn("serve").spawn_scoped(scope, || session.serve())).collect();
+        // With fewer threads than wanted, all is served, if slower.
+        let served = session.serve();
+        control.queue.close();
+        let mut result = served;
+        for follower in followers.into_iter().flatten() {
+            result = result.and(follower.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked"))));
         }
-        Ok(())
-    }
+        drop(pusher);
+        result.map_err(Error::Session)
+    })
+}
 
-    /// Counters.
-    pub fn stats(&self) -> std::collections::BTreeMap<&'static str, u64> {
-        RequestKind::ALL.iter().map(|kind| (kind.name(), self.requests.count(*kind))).collect()
-    }
+/// Bytes of a thread's stack; unpacking keeps its state on the heap.
+const STACK: usize = 512 << 10;
+
+/// Processors that this process may use. The standard library would look through the cgroups as well, which is ten
+/// system calls for a number that is capped anyway.
+fn cpus() -> usize {
+    nix::sched::sched_getaffinity(nix::unistd::Pid::this())
+        .map_or(1, |cpus| (0..nix::sched::CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).count())
 }
 
 /// Serves `image` on `fuse_device` until its mount is gone: [`Server::new`] and [`Server::run`] in one.

@@ -17,6 +17,7 @@ mod file;
 mod inode;
 mod layout;
 mod metadata;
+mod pool;
 mod source;
 mod superblock;
 mod tables;
@@ -29,7 +30,7 @@ pub(crate) mod tests;
 pub use crate::format::InodeRef;
 pub use directory::{DirEntry, Directory};
 pub use error::{Error, Problem, Table};
-pub use file::Block;
+pub use file::{Block, Stored};
 pub use inode::{FileData, FileType, Inode, Kind, LinkTarget, Listing, major, minor};
 pub use source::ReadAt;
 pub use walk::{Walk, WalkEntry, WalkError};
@@ -89,7 +90,8 @@ pub struct Image<S> {
     /// Parts of table indexes, by position.
     positions: Cache<u64, Box<[U64]>>,
     /// By position and stored size.
-    data: Cache<(u64, u32), Box<[u8]>>,
+    data: Cache<(u64, u32), pool::Buffer>,
+    pool: std::sync::Arc<pool::Pool>,
     layouts: Cache<InodeRef, layout::Layout>,
     ids: OnceLock<Box<[u32]>>,
     xattr_tables: OnceLock<xattr::XattrTables>,
@@ -111,12 +113,40 @@ impl<S: ReadAt> Image<S> {
             metadata: Cache::new(metadata - positions, crate::format::METADATA_SIZE),
             positions: Cache::new(positions, 4096),
             data: Cache::new(options.cache_bytes - metadata, geometry.block_size as usize),
+            pool: pool::Pool::new(geometry.block_size as usize),
             layouts: Cache::new(LAYOUTS * LAYOUT_WEIGHT, LAYOUT_WEIGHT),
             geometry,
             ids: OnceLock::new(),
             xattr_tables: OnceLock::new(),
             counters: Counters::default(),
         })
+    }
+
+    /// The same image, read through `wrap` of its source from now on and with another bound for its blocks; blocks
+    /// that are in memory are dropped, metadata stays.
+    pub fn rewrap<T: ReadAt>(mut self, cache_bytes: usize, wrap: impl FnOnce(S) -> T) -> Image<T> {
+        let metadata = cache_bytes / 4;
+        let (positions, data) = (metadata / 8, cache_bytes - metadata);
+        self.metadata.set_limit(metadata - positions);
+        self.positions.set_limit(positions);
+        Image {
+            source: wrap(self.source),
+            base: self.base,
+            data: Cache::new(data, self.geometry.block_size as usize),
+            geometry: self.geometry,
+            metadata: self.metadata,
+            positions: self.positions,
+            pool: self.pool,
+            layouts: self.layouts,
+            ids: self.ids,
+            xattr_tables: self.xattr_tables,
+            counters: self.counters,
+        }
+    }
+
+    /// What the image is read from.
+    pub const fn source(&self) -> &S {
+        &self.source
     }
 
     /// The superblock, validated.

@@ -4,11 +4,10 @@
 //! is the same for all hard links of a file. It is shown as `st_ino`, too. Synthesised nodes have the top bit set,
 //! which no reference in a directory reaches: it has a 32-bit block and a 16-bit offset.
 
-use std::time::{Duration, SystemTime};
-
 use coracle_squashfs::format::InodeRef;
-use coracle_squashfs::reader::{FileType as ImageType, Inode, Kind};
-use fuser::{FileAttr, FileType, INodeNo};
+use coracle_squashfs::reader::{FileType, Inode, Kind};
+
+use super::protocol::Attr;
 
 /// The kernel's fixed name for the root of the mount.
 pub(super) const ROOT_ID: u64 = 1;
@@ -63,74 +62,45 @@ pub(super) struct Common {
 
 impl Common {
     /// Attributes of an inode of the image, which has `subdirectories` more than the image knows.
-    pub(super) fn of_image(&self, inode: &Inode, subdirectories: u32) -> FileAttr {
-        let (kind, rdev) = match inode.kind {
-            Kind::Directory { .. } => (FileType::Directory, 0),
-            Kind::File { .. } => (FileType::RegularFile, 0),
-            Kind::Symlink { .. } => (FileType::Symlink, 0),
-            Kind::BlockDevice { rdev } => (FileType::BlockDevice, rdev),
-            Kind::CharDevice { rdev } => (FileType::CharDevice, rdev),
-            Kind::Fifo => (FileType::NamedPipe, 0),
-            Kind::Socket => (FileType::Socket, 0),
+    pub(super) fn of_image(&self, inode: &Inode, subdirectories: u32) -> Attr {
+        let rdev = match inode.kind {
+            Kind::BlockDevice { rdev } | Kind::CharDevice { rdev } => rdev,
+            _ => 0,
         };
-        FileAttr {
+        Attr {
             size: inode.size(),
             blocks: inode.blocks_512(),
             nlink: inode.nlink.saturating_add(subdirectories),
             rdev,
-            ..self.attributes(Node::Image(inode.reference), kind, inode.mode, inode.mtime)
+            ..self.attributes(Node::Image(inode.reference), inode.file_type(), inode.mode, inode.mtime)
         }
-    }
-
-    /// Attributes that say nothing: of an absent entry, or where the kernel looks at none.
-    pub(super) fn nothing(&self) -> FileAttr {
-        self.attributes(Node::Image(self.root), FileType::RegularFile, 0, 0)
     }
 
     /// Attributes of a synthesised directory with this many subdirectories.
-    pub(super) fn of_directory(&self, index: usize, subdirectories: u32) -> FileAttr {
+    pub(super) fn of_directory(&self, index: usize, subdirectories: u32) -> Attr {
         let nlink = subdirectories.saturating_add(2);
-        FileAttr { nlink, ..self.attributes(Node::Synthetic(index), FileType::Directory, 0o755, self.time) }
+        Attr { nlink, ..self.attributes(Node::Synthetic(index), FileType::Directory, 0o755, self.time) }
     }
 
     /// Attributes of a synthesised file.
-    pub(super) fn of_file(&self, index: usize, mode: u16, size: u64) -> FileAttr {
-        let attr = self.attributes(Node::Synthetic(index), FileType::RegularFile, mode, self.time);
-        FileAttr { size, blocks: size.div_ceil(512), ..attr }
+    pub(super) fn of_file(&self, index: usize, mode: u16, size: u64) -> Attr {
+        let attr = self.attributes(Node::Synthetic(index), FileType::File, mode, self.time);
+        Attr { size, blocks: size.div_ceil(512), ..attr }
     }
 
-    fn attributes(&self, node: Node, kind: FileType, mode: u16, mtime: u32) -> FileAttr {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(mtime.into());
-        FileAttr {
-            ino: INodeNo(node.id(self.root)),
-            size: 0,
-            blocks: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind,
-            perm: mode & 0o7777,
+    fn attributes(&self, node: Node, kind: FileType, mode: u16, mtime: u32) -> Attr {
+        Attr {
+            ino: node.id(self.root),
+            atime: mtime.into(),
+            mtime: mtime.into(),
+            ctime: mtime.into(),
+            mode: kind.mode_bits() | u32::from(mode & 0o7777),
             nlink: 1,
             uid: self.uid,
             gid: self.gid,
-            rdev: 0,
             blksize: self.block_size,
-            flags: 0,
+            ..Attr::default()
         }
-    }
-}
-
-/// The kernel's name for an entry's type.
-pub(super) fn file_type(of: ImageType) -> FileType {
-    match of {
-        ImageType::Directory => FileType::Directory,
-        ImageType::File => FileType::RegularFile,
-        ImageType::Symlink => FileType::Symlink,
-        ImageType::BlockDevice => FileType::BlockDevice,
-        ImageType::CharDevice => FileType::CharDevice,
-        ImageType::Fifo => FileType::NamedPipe,
-        ImageType::Socket => FileType::Socket,
     }
 }
 

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use coracle_squashfs::reader::{Image, Inode, Kind, ReadAt};
+use coracle_squashfs::reader::{FileType, Image, Inode, Kind, ReadAt};
 
 use super::node::Node;
 use super::{Error, Synthetic, SyntheticFile};
@@ -21,14 +22,14 @@ const NAME_MAX: usize = 255;
 const EMPTY_MODE: u16 = 0o644;
 
 /// A synthesised node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Made {
     Directory { parent: Node },
-    File { content: Vec<u8>, mode: u16 },
+    File { content: Arc<[u8]>, mode: u16 },
 }
 
 /// One name added to a directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Child {
     pub(super) name: Vec<u8>,
     /// Index in [`Overlay::made`].
@@ -38,7 +39,7 @@ pub(super) struct Child {
 }
 
 /// What is added to one directory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Additions {
     /// Sorted by name.
     children: Vec<Child>,
@@ -64,26 +65,52 @@ impl Additions {
 }
 
 /// All that is synthesised in a mount.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
     directories: HashMap<Node, Additions>,
     made: Vec<Made>,
+    /// How many of those made are no longer to be changed.
+    sealed: usize,
+    /// Whether the image's own files are no longer to be replaced, either.
+    live: bool,
 }
 
 impl Overlay {
-    /// Resolves what is asked for against the image.
-    pub(super) fn build<S: ReadAt>(image: &Image<S>, synthetic: Synthetic) -> Result<Self, Error> {
-        let mut overlay = Self::default();
+    /// Adds what is asked for, resolved against the image and what has been added before. On an error, what was
+    /// added until then stays: work on a copy.
+    pub(super) fn add<S: ReadAt>(&mut self, image: &Image<S>, synthetic: &Synthetic) -> Result<(), Error> {
         for path in &synthetic.directories {
-            overlay.add_directory(image, path)?;
+            self.add_directory(image, path)?;
         }
-        for (path, file) in synthetic.files {
+        for (path, file) in &synthetic.files {
             match file {
-                SyntheticFile::Empty => overlay.add_empty(image, &path)?,
-                SyntheticFile::Content(content, mode) => overlay.set_content(image, &path, content, mode)?,
+                SyntheticFile::Empty => self.add_empty(image, path)?,
+                SyntheticFile::Content(content, mode) => self.set_content(image, path, content, *mode)?,
             }
         }
-        Ok(overlay)
+        Ok(())
+    }
+
+    /// Keeps what is there as it is from now on: it has been seen.
+    pub(super) fn seal(&mut self) {
+        self.sealed = self.made.len();
+        self.live = true;
+    }
+
+    /// Names that have been added since [`seal`](Self::seal) to directories that were there then.
+    pub(super) fn news(&self) -> impl Iterator<Item = (Node, &[u8])> {
+        let is_old = |node: &Node| !matches!(node, Node::Synthetic(index) if *index >= self.sealed);
+        self.directories.iter().filter(move |(node, _)| is_old(node)).flat_map(|(node, additions)| {
+            let new = additions.children.iter().filter(|child| child.index >= self.sealed);
+            new.map(|child| (*node, child.name.as_slice()))
+        })
+    }
+
+    pub(super) fn made_type(&self, index: usize) -> FileType {
+        match self.made(index) {
+            Some(Made::Directory { .. }) => FileType::Directory,
+            _ => FileType::File,
+        }
     }
 
     pub(super) fn additions(&self, directory: Node) -> Option<&Additions> {
@@ -113,7 +140,7 @@ impl Overlay {
         match Walk::new(self, image, path)?.run(Last::Follow)? {
             Place::Directory => Err(Error::IsADirectory { path: path.to_path_buf() }),
             Place::Missing { parent, name } => {
-                self.make(parent, name, Made::File { content: Vec::new(), mode: EMPTY_MODE }, false);
+                self.make(parent, name, Made::File { content: Arc::default(), mode: EMPTY_MODE }, false);
                 Ok(())
             }
             Place::Other { .. } => Ok(()),
@@ -126,16 +153,23 @@ impl Overlay {
         &mut self,
         image: &Image<S>,
         path: &Path,
-        content: Vec<u8>,
+        content: &[u8],
         mode: u16,
     ) -> Result<(), Error> {
-        let file = Made::File { content, mode };
+        let conflict = || Err(Error::Conflict { path: path.to_path_buf() });
+        let file = Made::File { content: content.into(), mode };
         match Walk::new(self, image, path)?.run(Last::Keep)? {
             Place::Directory => Err(Error::IsADirectory { path: path.to_path_buf() }),
             Place::Missing { parent, name } => {
                 self.make(parent, name, file, false);
                 Ok(())
             }
+            Place::Other { node: Node::Synthetic(index), .. } if index < self.sealed => match self.made.get(index) {
+                Some(Made::File { content: there, mode: bits }) if **there == *content && *bits == mode => Ok(()),
+                _ => conflict(),
+            },
+            // A program may have the file open, or something may be mounted there, which the kernel would take away.
+            Place::Other { node: Node::Image(_), .. } if self.live => conflict(),
             Place::Other { node: Node::Synthetic(index), .. } => {
                 if let Some(made) = self.made.get_mut(index) {
                     *made = file;

@@ -41,7 +41,7 @@ pub(super) fn open_image(path: &Path) -> Image<File> {
 }
 
 pub(super) fn options(synthetic: Synthetic) -> ServeOptions {
-    ServeOptions { uid: 1234, gid: 5678, threads: 2, synthetic }
+    ServeOptions { synthetic, ..ServeOptions::new(1234, 5678) }
 }
 
 /// A tree made of paths that end in a slash (directories), hold an arrow (links) or neither (files of that content).

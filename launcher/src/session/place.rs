@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, open, openat, statat, unlinkat};
 use rustix::io::Errno;
 
+use crate::fuse::Switches;
+
 /// What the name of a session's socket ends in.
 pub(super) const SUFFIX: &str = ".sock";
 /// The caller may choose the directory, for instance where `/tmp` is shared between nodes.
@@ -56,7 +58,7 @@ impl Identity {
         }
         // Where a founder mounts the image, a joiner has to look for it.
         let mut words = vec![crate::host::mount_point().unwrap_or_default().into_os_string()];
-        let variables = SCOPES.into_iter().chain([crate::fuse::SWITCHES]);
+        let variables = SCOPES.into_iter().chain([Switches::VARIABLE]);
         words.extend(variables.map(|name| std::env::var_os(name).unwrap_or_default()));
         for word in words {
             hash.update(&word.len().to_le_bytes());

@@ -64,6 +64,22 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
         }
     }
 
+    /// Bounds the values, all together, to `limit` bytes from the next one on.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.shard_limit = limit / self.shards.len();
+    }
+
+    /// The value if it is there.
+    pub(super) fn ready(&self, key: K) -> Option<Arc<V>> {
+        match self.shard(&key).map.get_mut(&key)? {
+            Slot::Ready { value, touched, .. } => {
+                *touched = true;
+                Some(Arc::clone(value))
+            }
+            Slot::Loading(_) => None,
+        }
+    }
+
     /// The value if it is there, or being made by another thread.
     pub(super) fn peek(&self, key: K) -> Option<Arc<V>> {
         let flight = {

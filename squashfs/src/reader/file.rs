@@ -5,6 +5,7 @@ use super::error::{Error, Problem, Table, corrupt};
 use super::inode::{FileData, Inode, Kind};
 use super::layout::Extent;
 use super::metadata::with_scratch;
+use super::pool::Buffer;
 use super::source::ReadAt;
 use crate::format::{DATA_SIZE_MASK, DATA_UNCOMPRESSED, INVALID_FRAGMENT, SuperBlock};
 use std::sync::Arc;
@@ -13,15 +14,37 @@ use std::sync::atomic::Ordering::Relaxed;
 /// An unpacked block of a file; cloning it copies no data.
 #[derive(Clone, Debug)]
 pub struct Block {
-    bytes: Option<Arc<Box<[u8]>>>,
+    bytes: Option<Arc<Buffer>>,
     offset: usize,
     len: usize,
+    stored: Stored,
+}
+
+/// Where the stored block that a file's block comes from lies in the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// First byte, from the image's start.
+    pub position: u64,
+    /// Bytes; 0 for a hole.
+    pub size: u32,
+    /// Index of the fragment block, when it is one, which holds tails of several files.
+    pub fragment: Option<u32>,
 }
 
 impl Block {
     /// The data; `None` for a hole, which reads as zeros.
     pub fn bytes(&self) -> Option<&[u8]> {
-        self.bytes.as_ref().map(|bytes| &bytes[self.offset..self.offset + self.len])
+        self.bytes.as_ref().map(|bytes| &bytes.bytes()[self.offset..self.offset + self.len])
+    }
+
+    /// The whole unpacked block: for a tail, the fragment block with other files' tails. `None` for a hole.
+    pub fn whole(&self) -> Option<&[u8]> {
+        self.bytes.as_ref().map(|bytes| bytes.bytes())
+    }
+
+    /// Where it comes from.
+    pub const fn stored(&self) -> Stored {
+        self.stored
     }
 
     /// Bytes in it, 1 to the image's block size.
@@ -33,6 +56,30 @@ impl Block {
     /// Whether it is a hole.
     pub const fn is_hole(&self) -> bool {
         self.bytes.is_none()
+    }
+}
+
+/// Where a block of a file is in the block it is unpacked from.
+struct Place {
+    fragment: Option<u32>,
+    offset: usize,
+    len: usize,
+}
+
+impl Place {
+    const fn stored(&self, extent: Extent) -> Stored {
+        Stored { position: extent.position, size: extent.size & DATA_SIZE_MASK, fragment: self.fragment }
+    }
+
+    fn fill(&self, number: u32, extent: Extent, bytes: Option<Arc<Buffer>>) -> Result<Block, Error> {
+        if let Some(bytes) = &bytes {
+            match self.fragment {
+                Some(_) => check_tail(number, extent, self.offset, self.len, bytes.len())?,
+                // Another file of a hostile image may have put it there with another length.
+                None => check_len(extent, bytes.len(), self.len)?,
+            }
+        }
+        Ok(Block { bytes, offset: self.offset, len: self.len, stored: self.stored(extent) })
     }
 }
 
@@ -78,11 +125,79 @@ impl<S: ReadAt> Image<S> {
         Ok(len)
     }
 
-    /// Block `index` of a file, its tail in a fragment block being the last one.
+    /// Block `index` of a file, its tail in a fragment block being the last one. It stays in the cache.
     ///
     /// # Errors
     /// [`Error::WrongType`] for another type, [`Error::NoSuchBlock`] behind the file's end; when the image is damaged.
     pub fn block(&self, file: &Inode, index: u64) -> Result<Block, Error> {
+        let (place, extent) = self.locate(file, index)?;
+        let bytes = match place.fragment {
+            Some(_) => Some(self.cached_fragment(extent)?),
+            None if extent.size == 0 => None,
+            None => Some(self.cached_block(extent, place.len)?),
+        };
+        place.fill(file.number, extent, bytes)
+    }
+
+    /// The same when nothing has to be read and unpacked for it: a hole, or a block that the cache has. `None` else.
+    ///
+    /// # Errors
+    /// Those of [`block`](Self::block).
+    pub fn ready_block(&self, file: &Inode, index: u64) -> Result<Option<Block>, Error> {
+        let (place, extent) = self.locate(file, index)?;
+        let bytes = if extent.size == 0 { None } else { self.data.ready(key(extent)) };
+        if bytes.is_none() && extent.size != 0 {
+            return Ok(None);
+        }
+        if bytes.is_some() {
+            self.counters.block_hits.fetch_add(1, Relaxed);
+        }
+        place.fill(file.number, extent, bytes).map(Some)
+    }
+
+    /// The same as [`block`](Self::block), but a data block that the cache lacks is not put there: for one that will not
+    /// be asked for again. Blocks that others wait for, and fragment blocks, are.
+    ///
+    /// # Errors
+    /// Those of [`block`](Self::block).
+    pub fn passing_block(&self, file: &Inode, index: u64) -> Result<Block, Error> {
+        let (place, extent) = self.locate(file, index)?;
+        if place.fragment.is_some() || extent.size == 0 {
+            return self.block(file, index);
+        }
+        let bytes = match self.data.peek(key(extent)) {
+            Some(bytes) => {
+                self.counters.block_hits.fetch_add(1, Relaxed);
+                check_len(extent, bytes.len(), place.len)?;
+                bytes
+            }
+            None => Arc::new(self.unpack_block(extent, place.len)?),
+        };
+        place.fill(file.number, extent, Some(bytes))
+    }
+
+    /// Fragment block `index`, whole, as a block without a file. It stays in the cache.
+    ///
+    /// # Errors
+    /// When there is no such block; when the image is damaged.
+    pub fn fragment_block(&self, index: u32) -> Result<Block, Error> {
+        let extent = self.fragment_extent(index)?;
+        let bytes = self.cached_fragment(extent)?;
+        let stored = Stored { position: extent.position, size: extent.size & DATA_SIZE_MASK, fragment: Some(index) };
+        Ok(Block { offset: 0, len: bytes.len(), bytes: Some(bytes), stored })
+    }
+
+    /// Where block `index` of a file lies in the image. Unpacks no data.
+    ///
+    /// # Errors
+    /// Those of [`block`](Self::block).
+    pub fn stored(&self, file: &Inode, index: u64) -> Result<Stored, Error> {
+        let (place, extent) = self.locate(file, index)?;
+        Ok(place.stored(extent))
+    }
+
+    /// Finds block `index` of a file.
+    fn locate(&self, file: &Inode, index: u64) -> Result<(Place, Extent), Error> {
         let shape = self.shape(file)?;
         if index >= shape.blocks {
             return Err(Error::NoSuchBlock { number: file.number, index, blocks: shape.blocks });
@@ -90,13 +205,10 @@ impl<S: ReadAt> Image<S> {
         let len = self.block_len(&shape, index);
         if index < shape.listed {
             let extent = self.block_list(file.reference, shape.data, index)?.next()?;
-            let bytes = if extent.size == 0 { None } else { Some(self.cached_block(extent, len)?) };
-            return Ok(Block { bytes, offset: 0, len });
+            return Ok((Place { fragment: None, offset: 0, len }, extent));
         }
         let (extent, offset) = self.tail(shape.data)?;
-        let bytes = self.cached_fragment(extent)?;
-        check_tail(file.number, extent, offset, len, bytes.len())?;
-        Ok(Block { bytes: Some(bytes), offset, len })
+        Ok((Place { fragment: Some(shape.data.fragment), offset, len }, extent))
     }
 
     /// Number of blocks of a file, its tail included; 0 for other types.
@@ -136,13 +248,13 @@ impl<S: ReadAt> Image<S> {
             if let Some(block) = self.data.peek(key(extent)) {
                 self.counters.block_hits.fetch_add(1, Relaxed);
                 check_len(extent, block.len(), len)?;
-                out.copy_from_slice(&block);
+                out.copy_from_slice(block.bytes());
                 return Ok(());
             }
             return check_len(extent, self.unpack(Table::Data, extent, out)?, len);
         }
         let block = self.cached_block(extent, len)?;
-        out.copy_from_slice(&block[within..within + out.len()]);
+        out.copy_from_slice(&block.bytes()[within..within + out.len()]);
         Ok(())
     }
 
@@ -156,43 +268,55 @@ impl<S: ReadAt> Image<S> {
         let block = self.cached_fragment(extent)?;
         check_tail(number, extent, offset, len, block.len())?;
         let start = offset + within;
-        out.copy_from_slice(&block[start..start + out.len()]);
+        out.copy_from_slice(&block.bytes()[start..start + out.len()]);
         Ok(())
     }
 
     /// The fragment block of a file's tail, and where in it the tail starts.
     fn tail(&self, data: &FileData) -> Result<(Extent, usize), Error> {
-        let entry = self.fragment(data.fragment)?;
+        Ok((self.fragment_extent(data.fragment)?, data.fragment_offset as usize))
+    }
+
+    fn fragment_extent(&self, index: u32) -> Result<Extent, Error> {
+        let entry = self.fragment(index)?;
         let extent = Extent { position: entry.start_block.get(), size: entry.size.get() };
         if extent.size & !(DATA_SIZE_MASK | DATA_UNCOMPRESSED) != 0 {
             return Err(corrupt(Table::Fragments, extent.position, Problem::BlockSizeBits(extent.size)));
         }
-        Ok((extent, data.fragment_offset as usize))
+        if extent.size == 0 {
+            // Would read as a hole.
+            return Err(corrupt(Table::Fragment, extent.position, Problem::EmptyBlock));
+        }
+        Ok(extent)
     }
 
-    fn cached_block(&self, extent: Extent, len: usize) -> Result<Arc<Box<[u8]>>, Error> {
-        let block = self.cached(extent, || {
-            let mut block = vec![0; len];
-            let got = self.unpack(Table::Data, extent, &mut block)?;
-            check_len(extent, got, len)?;
-            Ok(block)
-        })?;
+    fn cached_block(&self, extent: Extent, len: usize) -> Result<Arc<Buffer>, Error> {
+        let block = self.cached(extent, || self.unpack_block(extent, len))?;
         // Another file of a hostile image may have put it there with another length.
         check_len(extent, block.len(), len)?;
         Ok(block)
     }
 
-    fn cached_fragment(&self, extent: Extent) -> Result<Arc<Box<[u8]>>, Error> {
+    fn unpack_block(&self, extent: Extent, len: usize) -> Result<Buffer, Error> {
+        let mut block = self.pool.take(len);
+        let got = self.unpack(Table::Data, extent, block.bytes_mut())?;
+        check_len(extent, got, len)?;
+        Ok(block)
+    }
+
+    fn cached_fragment(&self, extent: Extent) -> Result<Arc<Buffer>, Error> {
         self.cached(extent, || {
-            let mut block = vec![0; self.geometry.block_size as usize];
-            let len = self.unpack(Table::Fragment, extent, &mut block)?;
+            let mut block = self.pool.take(self.geometry.block_size as usize);
+            let len = self.unpack(Table::Fragment, extent, block.bytes_mut())?;
             block.truncate(len);
             Ok(block)
         })
     }
 
-    fn cached(&self, extent: Extent, load: impl FnOnce() -> Result<Vec<u8>, Error>) -> Result<Arc<Box<[u8]>>, Error> {
-        let (block, hit) = self.data.get(key(extent), |block| block.len(), || load().map(Vec::into_boxed_slice))?;
+    fn cached(&self, extent: Extent, load: impl FnOnce() -> Result<Buffer, Error>) -> Result<Arc<Buffer>, Error> {
+        // A buffer is as large as a block can be, whatever is in it.
+        let weight = self.geometry.block_size as usize;
+        let (block, hit) = self.data.get(key(extent), |_| weight, load)?;
         if hit {
             self.counters.block_hits.fetch_add(1, Relaxed);
         }

@@ -210,6 +210,15 @@ impl Inode {
         self.xattr != INVALID_XATTR
     }
 
+    /// Where the image has the file's first data block, in bytes from its start; `None` when all data is in the tail.
+    pub const fn data_start(&self, block_size: u32) -> Option<u64> {
+        match &self.kind {
+            Kind::File { size, data, .. } if data.fragment == INVALID_FRAGMENT && *size > 0 => Some(data.start),
+            Kind::File { size, data, .. } if *size >= block_size as u64 => Some(data.start),
+            _ => None,
+        }
+    }
+
     /// Index of the fragment block that holds the file's tail and the tail's offset in it; `None` without a tail.
     pub const fn fragment(&self) -> Option<(u32, u32)> {
         match &self.kind {

@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 
-use fuser::{Errno, FileAttr, FileType, INodeNo};
+use coracle_squashfs::reader::FileType;
+use rustix::io::Errno;
 
-use super::super::filesystem::{Failure, Tree};
 use super::super::listing::Target;
 use super::super::node::ROOT_ID;
+use super::super::protocol::Attr;
 use super::super::tests::{have, make_image, make_tree, open_image, options};
+use super::super::tree::{Failure, FileBytes, Tree};
 use super::super::{Error, Synthetic, SyntheticFile};
 use super::Node;
 
@@ -30,7 +32,7 @@ fn tree(entries: &[&str], synthetic: Synthetic) -> Result<Tree, Error> {
     let directory = tempfile::tempdir().unwrap();
     let source = directory.path().join("source");
     make_tree(&source, entries);
-    Tree::new(open_image(&make_image(&source, &[])), options(synthetic))
+    Tree::new(open_image(&make_image(&source, &[])), &options(synthetic))
 }
 
 fn directories(paths: &[&str]) -> Synthetic {
@@ -43,22 +45,29 @@ fn files(files: &[(&str, SyntheticFile)]) -> Synthetic {
 }
 
 /// Looks a path up name by name, following no links.
-fn walk(tree: &Tree, path: &str) -> Option<(Node, FileAttr)> {
+fn walk(tree: &Tree, path: &str) -> Option<(Node, Attr)> {
     let mut node = Node::from_id(ROOT_ID, tree.common.root).unwrap();
     for name in path.split('/').filter(|name| !name.is_empty()) {
-        node = tree.find(INodeNo(tree.id(node)), name.as_bytes()).unwrap()?;
+        node = tree.find(tree.id(node), name.as_bytes()).unwrap()?;
     }
-    Some((node, tree.attributes(node).unwrap()))
+    Some((node, tree.attributes(node).unwrap().0))
 }
 
 fn kind(tree: &Tree, path: &str) -> Option<FileType> {
-    walk(tree, path).map(|(_, attributes)| attributes.kind)
+    walk(tree, path).map(|(_, attributes)| type_of(&attributes))
+}
+
+fn type_of(attributes: &Attr) -> FileType {
+    let all = [FileType::Directory, FileType::File, FileType::Symlink];
+    all.into_iter().find(|kind| kind.mode_bits() == attributes.mode & 0o170_000).unwrap()
 }
 
 fn read(tree: &Tree, path: &str) -> Vec<u8> {
     let (node, attributes) = walk(tree, path).unwrap();
-    let mut content = Vec::new();
-    tree.read_at(INodeNo(tree.id(node)), 0, 4096, |data| content = data.to_vec()).unwrap();
+    let content = match tree.file(tree.id(node)).unwrap() {
+        FileBytes::Image(inode) => tree.image.block(&inode, 0).unwrap().bytes().unwrap().to_vec(),
+        FileBytes::Made(content) => content.to_vec(),
+    };
     assert_eq!(content.len() as u64, attributes.size);
     content
 }
@@ -70,9 +79,9 @@ fn names(tree: &Tree, path: &str, cookie: u64) -> Vec<(String, u64)> {
     tree.list(node, cookie, &mut |entry| {
         let name = String::from_utf8(entry.name.to_vec()).unwrap();
         if let Target::Node(target) = entry.target {
-            let attributes = tree.attributes(target).unwrap();
-            assert_eq!(attributes.kind, entry.kind, "{name}");
-            assert_eq!(tree.find(INodeNo(tree.id(node)), entry.name).unwrap(), Some(target), "{name}");
+            let (attributes, _) = tree.attributes(target).unwrap();
+            assert_eq!(type_of(&attributes), entry.kind, "{name}");
+            assert_eq!(tree.find(tree.id(node), entry.name).unwrap(), Some(target), "{name}");
         }
         names.push((name, entry.cookie));
         Ok(false)
@@ -92,11 +101,11 @@ fn directories_are_made_with_their_parents_along_links() {
         assert_eq!(kind(&tree, made), Some(FileType::Directory), "{made}");
     }
     assert_eq!(kind(&tree, "/home"), Some(FileType::Symlink));
-    assert_eq!(kind(&tree, "/etc/passwd"), Some(FileType::RegularFile));
+    assert_eq!(kind(&tree, "/etc/passwd"), Some(FileType::File));
     assert_eq!(kind(&tree, "/etc/alice"), None);
 
     let (_, alice) = walk(&tree, "/var/home/alice").unwrap();
-    assert_eq!((alice.perm, alice.nlink, alice.uid, alice.gid), (0o755, 3, 1234, 5678));
+    assert_eq!((alice.mode & 0o7777, alice.nlink, alice.uid, alice.gid), (0o755, 3, 1234, 5678));
     let (_, root) = walk(&tree, "/").unwrap();
     // Its own 2, etc, many and var of the image, run and opt added.
     assert_eq!(root.nlink, 2 + 3 + 2);
@@ -112,7 +121,7 @@ fn what_exists_is_left_alone() {
         files: vec![("/etc/passwd".into(), SyntheticFile::Empty), ("/file".into(), SyntheticFile::Empty)],
     };
     let tree = tree(TREE, synthetic).unwrap();
-    assert!(tree.overlay.directories.is_empty());
+    assert!(tree.overlay().directories.is_empty());
     assert_eq!(read(&tree, "/etc/passwd"), b"etc/passwd");
 }
 
@@ -139,15 +148,8 @@ fn content_replaces_files_and_links_in_their_place() {
     assert_eq!(read(&tree, "/var/home/bob/note"), b"hello");
     assert_eq!(read(&tree, "/var/home/bob/target"), b"");
     let (_, passwd) = walk(&tree, "/etc/passwd").unwrap();
-    assert_eq!((passwd.perm, passwd.nlink, passwd.blocks), (0o640, 1, 1));
+    assert_eq!((passwd.mode & 0o7777, passwd.nlink, passwd.blocks), (0o640, 1, 1));
     assert_eq!(kind(&tree, "/run"), None);
-
-    let (node, _) = walk(&tree, "/etc/passwd").unwrap();
-    let mut part = Vec::new();
-    tree.read_at(INodeNo(tree.id(node)), 1, 1, |data| part = data.to_vec()).unwrap();
-    assert_eq!(part, b"e");
-    tree.read_at(INodeNo(tree.id(node)), 100, 1, |data| part = data.to_vec()).unwrap();
-    assert_eq!(part, b"");
 }
 
 #[test]
@@ -182,7 +184,7 @@ fn listings_are_merged_without_duplicates_and_resume_anywhere() {
     let (many, _) = walk(&tree, "/many").unwrap();
     for nowhere in [3, 1 << 32, (1 << 33) - 1] {
         let failure = tree.list(many, nowhere, &mut |_| Ok(false)).unwrap_err();
-        assert!(matches!(failure, Failure::Errno(Errno::EINVAL)), "{nowhere}: {failure:?}");
+        assert!(matches!(failure, Failure::Errno(Errno::INVAL)), "{nowhere}: {failure:?}");
     }
     let made: Vec<String> = names(&tree, "/many/e", 0).into_iter().map(|(name, _)| name).collect();
     assert_eq!(made, [".", "..", "f"]);
@@ -256,4 +258,34 @@ fn as_many_links_are_followed_as_the_kernel_follows() {
     let made = tree(&entries, directories(&["/link40/x"])).unwrap();
     assert_eq!(kind(&made, "/link0/x"), Some(FileType::Directory));
     assert!(matches!(tree(&entries, directories(&["/link41/x"])), Err(Error::TooManyLinks { .. })));
+}
+
+#[test]
+fn additions_to_a_mounted_tree_change_nothing_that_was_seen() {
+    if !have("mksquashfs") {
+        return;
+    }
+    let content = |text: &str| SyntheticFile::Content(text.into(), 0o644);
+    let tree = tree(TREE, files(&[("/etc/group", content("old"))])).unwrap();
+    let add = |synthetic| tree.add(&synthetic, Ok);
+
+    let news = add(Synthetic {
+        directories: vec!["/mnt/a/b".into(), "/etc".into()],
+        files: vec![("/mnt/a/file".into(), content("new")), ("/etc/group".into(), content("old"))],
+    });
+    let root = tree.id(walk(&tree, "/").unwrap().0);
+    assert_eq!(news.unwrap(), [(root, b"mnt".to_vec())]);
+    assert_eq!(read(&tree, "/mnt/a/file"), b"new");
+    assert!(add(files(&[("/etc/group", SyntheticFile::Empty)])).unwrap().is_empty());
+
+    for path in ["/etc/group", "/etc/passwd", "/etc/resolv.conf"] {
+        let refused =
+            add(Synthetic { directories: vec!["/other".into()], files: vec![(path.into(), content("different"))] });
+        assert!(matches!(&refused, Err(Error::Conflict { path: at }) if at.as_os_str() == path), "{refused:?}");
+        assert_eq!(kind(&tree, "/other"), None);
+    }
+    let mode = SyntheticFile::Content(b"old".to_vec(), 0o600);
+    assert!(matches!(add(files(&[("/etc/group", mode)])), Err(Error::Conflict { .. })));
+    assert_eq!(read(&tree, "/etc/group"), b"old");
+    assert!(matches!(add(directories(&["/file/x"])), Err(Error::NotADirectory { .. })));
 }

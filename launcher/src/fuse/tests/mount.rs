@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fuser::InitFlags;
 use nix::mount::{MntFlags, MsFlags};
 use tempfile::TempDir;
 
@@ -22,8 +21,8 @@ use super::*;
 const IMAGE: &str = "CORACLE_TEST_IMAGE";
 const LOG: &str = "CORACLE_TEST_LOG";
 const COUNTS: &str = "CORACLE_TEST_COUNTS";
-/// Set to have the server do without the features that it can do without.
-const FALLBACKS: &str = "CORACLE_TEST_FALLBACKS";
+/// Has the server do without the kernel's features that it can do without.
+const FALLBACKS: (&str, &str) = (Switches::VARIABLE, "no-readdirplus,no-silent-open,no-cache-symlinks");
 /// Set in the programs that tests start.
 const STARTED: &str = "CORACLE_TEST_STARTED";
 const NOBODY: &str = "65534";
@@ -190,22 +189,21 @@ fn serving() {
         ],
     };
     let synthetic = if std::env::var_os("CORACLE_TEST_SYNTHETIC").is_some() { synthetic } else { Synthetic::default() };
-    let options = ServeOptions { uid: 0, gid: 0, threads: 2, synthetic };
-    let mut server = Server::new(open_image(Path::new(&image)), options).unwrap().log_to(log);
-    if std::env::var_os(FALLBACKS).is_some() {
-        server = server.withhold(InitFlags::all());
-    }
-    let requests = server.requests();
+    let switches = Switches::from_environment().unwrap();
+    let options = ServeOptions { synthetic, switches, ..ServeOptions::new(0, 0) };
+    let server = Server::new(open_image(Path::new(&image)), options).unwrap().log_to(log);
+    let control = server.control();
     server.run(device).unwrap();
     if let Some(path) = std::env::var_os(COUNTS) {
-        let count = |kind: &RequestKind| format!("{kind} {}\n", requests.count(*kind));
+        let stats = control.stats();
+        let count = |kind: &RequestKind| format!("{kind} {}\n", stats.count(*kind));
         fs::write(path, RequestKind::ALL.iter().map(count).collect::<String>()).unwrap();
     }
 }
 
 fn in_both(tier: Tier, body: &str) {
     run(tier, body, &[]);
-    run(tier, body, &[(FALLBACKS, "1")]);
+    run(tier, body, &[FALLBACKS]);
 }
 
 #[test]
@@ -271,7 +269,7 @@ fn plain_image() {
 #[test]
 fn userns_the_kernel_asks_once() {
     run(Tier::User, "requests_are_few", &[]);
-    run(Tier::User, "requests_are_few", &[(FALLBACKS, "1")]);
+    run(Tier::User, "requests_are_few", &[FALLBACKS]);
 }
 
 #[test]
@@ -305,7 +303,7 @@ fn requests_are_few() {
         let line = text.lines().find_map(|line| line.strip_prefix(kind.name())?.strip_prefix(' ')).unwrap();
         line.parse::<u32>().unwrap()
     };
-    if std::env::var_os(FALLBACKS).is_some() {
+    if std::env::var_os(FALLBACKS.0).is_some() {
         assert_eq!((count(RequestKind::Open), count(RequestKind::OpenDir)), (30, 30), "{text}");
         assert_eq!((count(RequestKind::ReadLink), count(RequestKind::ReadDirPlus)), (10, 0), "{text}");
     } else {
@@ -317,14 +315,16 @@ fn requests_are_few() {
     }
     // The caches of data and of listings hold without zero-message opens, too: once for the entries, once for the end.
     assert_eq!(count(RequestKind::ReadDir) + count(RequestKind::ReadDirPlus), 6, "{text}");
-    assert_eq!((count(RequestKind::Read), count(RequestKind::GetXattr)), (3, 1), "{text}");
+    // One file at least; the others, in the same block, may have been pushed in time.
+    assert!((1..=3).contains(&count(RequestKind::Read)), "{text}");
+    assert_eq!(count(RequestKind::GetXattr), 1, "{text}");
     assert!(count(RequestKind::Flush) <= 1, "{text}");
 }
 
 #[test]
 fn userns_additions_can_be_bound_over_and_read() {
     run(Tier::User, "additions", &[("CORACLE_TEST_SYNTHETIC", "1")]);
-    run(Tier::User, "additions", &[("CORACLE_TEST_SYNTHETIC", "1"), (FALLBACKS, "1")]);
+    run(Tier::User, "additions", &[("CORACLE_TEST_SYNTHETIC", "1"), FALLBACKS]);
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn mount_gone_early() {
     let data = mount_data(device.as_raw_fd(), 0, 0);
     nix::mount::mount(Some("coracle"), &target, Some("fuse.coracle"), MsFlags::MS_RDONLY, Some(data.as_str())).unwrap();
     nix::mount::umount2(&target, MntFlags::MNT_DETACH).unwrap();
-    let options = ServeOptions { uid: 0, gid: 0, threads: 2, synthetic: Synthetic::default() };
+    let options = ServeOptions::new(0, 0);
     serve(open_image(&image), device.into(), options).unwrap();
 }
 
