@@ -439,7 +439,8 @@ fn userns_the_server_is_not_the_programs_business() {
         let sessions = format!("/coracle-{}", uid());
         let known = ["anon_inode:", "pidfd:", "socket:", "mnt:", "user:"];
         open.retain(|target| !known.iter().any(|kind| target.starts_with(kind)) && !target.ends_with(&sessions));
-        let expected = ["/dev/fuse", "/dev/null", "/dev/null", "/dev/null", world.image.to_str().unwrap()];
+        let log = world.path("server.log");
+        let expected = ["/dev/fuse", "/dev/null", world.image.to_str().unwrap(), log.to_str().unwrap()];
         let unexpected: Vec<_> = open.iter().filter(|target| !expected.contains(&target.as_str())).collect();
         assert!(unexpected.is_empty(), "{unexpected:?}");
         assert_eq!(fs::read_link(format!("/proc/{server}/cwd")).unwrap(), Path::new("/"));

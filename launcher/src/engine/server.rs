@@ -20,6 +20,9 @@ use crate::sys::{descriptors, privileges, process};
 
 /// What `ps` and `top` show.
 const NAME: &CStr = c"coracle-server";
+/// Most threads wait for requests, and those that work allocate little. For more than one, glibc would look into `/proc`
+/// before it gives memory back.
+const ARENAS: i32 = 1;
 const READY: u8 = b'r';
 const FAILED: u8 = b'e';
 const MOUNTED: u8 = b'm';
@@ -153,6 +156,7 @@ fn settle(keep: &[RawFd]) -> io::Result<()> {
     drop(null);
     descriptors::close_all_but(keep)?;
     nix::sys::prctl::set_name(NAME)?;
+    process::limit_arenas(ARENAS);
     // Reading and answering requests needs no privilege.
     nix::sys::prctl::set_no_new_privs()?;
     privileges::drop_held()?;

@@ -115,6 +115,18 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Lets the allocator keep at most this many arenas. A process with more threads wastes less memory so, and glibc does not
+/// look up the number of processors in `/sys` to decide on its own.
+pub fn limit_arenas(count: i32) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the caller has one thread, and the setting only bounds what the allocator will do.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, count);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = count;
+}
+
 /// Writes to a descriptor that another owns. A log that cannot be written is not worth an error.
 pub fn write_to(descriptor: std::os::fd::RawFd, text: &[u8]) {
     // SAFETY: the kernel only reads the buffer, and a number that is no descriptor is an error to it.

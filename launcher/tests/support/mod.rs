@@ -89,6 +89,10 @@ pub fn bare() -> World {
     let (home, image) = (dir.path().join("home"), dir.path().join("tiny.sqfs"));
     fs::create_dir(&home).unwrap();
     chown(&home, Some(uid()), Some(uid())).unwrap();
+    // The server has no standard error; what it cannot do, and is not allowed to do, it says here.
+    let log = dir.path().join("server.log");
+    fs::write(&log, "").unwrap();
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o666)).unwrap();
     World { dir, home, image }
 }
 
@@ -145,7 +149,9 @@ impl World {
     pub fn dress(&self, command: &mut Command) {
         command.current_dir(&self.home).env_clear().stdin(Stdio::null());
         command.env("HOME", &self.home).env("USER", "tester").env("PATH", "/usr/bin:/bin");
-        command.env("RUST_BACKTRACE", "0");
+        command.env("RUST_BACKTRACE", "0").env("CORACLE_SERVER_LOG", self.path("server.log"));
+        // The default would have every test wait for the end of its session.
+        command.env("CORACLE_SESSION_IDLE", "1");
         if is_root() {
             command.uid(UID).gid(UID);
         }
@@ -185,6 +191,7 @@ impl World {
     /// Waits until nothing of this world's launches is left.
     pub fn assert_nothing_left(&self) {
         eventually("the server to end", || self.servers().is_empty());
+        assert_eq!(fs::read_to_string(self.path("server.log")).unwrap(), "");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(" - fuse coracle "), "{mounts}");
     }
