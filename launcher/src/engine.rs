@@ -44,12 +44,21 @@ pub fn launch(plan: &Plan, image: ImageFile, warn: &mut dyn FnMut(String)) -> Re
         proc: None,
         host: None,
         root: None,
+        program: program(plan),
         warn,
     };
     for step in &plan.steps {
         engine.take(step)?;
     }
     Err(Error::NothingToExecute)
+}
+
+/// The program of a plan, when it is named by an absolute path.
+fn program(plan: &Plan) -> Option<PathBuf> {
+    plan.steps.iter().find_map(|step| match step {
+        Step::Execute { args, .. } => args.first().map(PathBuf::from).filter(|path| path.is_absolute()),
+        _ => None,
+    })
 }
 
 /// What one step leaves for another.
@@ -65,6 +74,8 @@ struct Engine<'a> {
     proc: Option<OwnedFd>,
     host: Option<OwnedFd>,
     root: Option<OwnedFd>,
+    /// What will be started, if that is plain before anything is mounted.
+    program: Option<PathBuf>,
     warn: &'a mut dyn FnMut(String),
 }
 
@@ -142,7 +153,10 @@ impl Engine<'_> {
         let (uid, gid) = self.ids;
         let switches = fuse::Switches::from_environment().map_err(fuse::Error::Switches)?;
         let image = self.image.take().ok_or(Error::OutOfOrder("start the server"))?;
-        let server = fuse::Server::new(image, ServeOptions { synthetic, switches, ..ServeOptions::new(uid, gid) })?;
+        let mut server = fuse::Server::new(image, ServeOptions { synthetic, switches, ..ServeOptions::new(uid, gid) })?;
+        if let Some(program) = &self.program {
+            server.expect(program);
+        }
         let fuse = self.fuse.as_ref().ok_or(Error::OutOfOrder("start the server"))?;
         self.server = Some(server::start(server, fuse, self.descriptor)?);
         Ok(())

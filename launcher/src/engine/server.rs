@@ -74,7 +74,7 @@ impl Handle {
 }
 
 /// The process's whole life.
-fn run(server: fuse::Server, fuse: OwnedFd, channel: &UnixStream, image: RawFd) {
+fn run(mut server: fuse::Server, fuse: OwnedFd, channel: &UnixStream, image: RawFd) {
     let fail = |text: String| {
         let mut message = vec![FAILED];
         message.extend(text.into_bytes());
@@ -84,6 +84,8 @@ fn run(server: fuse::Server, fuse: OwnedFd, channel: &UnixStream, image: RawFd) 
     if let Err(error) = settle(&[fuse.as_raw_fd(), channel.as_raw_fd(), image]) {
         return fail(format!("prepare its process: {error}"));
     }
+    // The launcher mounts meanwhile.
+    server.prepare();
     let mut word = [0];
     let told = (&*channel).write_all(&[READY]).and_then(|()| (&*channel).read_exact(&mut word));
     if told.is_err() || word != [MOUNTED] {
