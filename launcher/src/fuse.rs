@@ -214,6 +214,7 @@ impl Server {
     pub fn prepare(&mut self) {
         if let Some(plan) = self.plan.take() {
             let control = Arc::clone(&self.control);
+            control.waiting.start();
             // Without it, all comes when it is asked for.
             self.unpacker = spawn("unpack").spawn(move || expect::run(&control, plan)).ok();
         }

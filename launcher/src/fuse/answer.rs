@@ -211,7 +211,7 @@ impl<'a> Worker<'a> {
     /// Takes note of a node that the kernel has just been told of.
     pub(super) fn known(&self, id: u64, inode: &Inode) {
         let switches = &self.control.switches;
-        for index in self.control.waiting.take(inode.reference) {
+        for index in self.control.waiting.known(inode.reference) {
             self.push(Job::Ahead { inode: inode.reference, index });
         }
         if switches.push_fragments || switches.readahead {

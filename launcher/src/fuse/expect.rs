@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use coracle_squashfs::format::InodeRef;
@@ -30,25 +30,38 @@ const LOADER_CACHE: &str = "/etc/ld.so.cache";
 const LIBRARY_DIRS: [&str; 7] =
     ["/lib/*-linux-gnu", "/usr/lib/*-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"];
 
+/// Files that the kernel is remembered to know while blocks are unpacked, at most.
+const KNOWN_MAX: usize = 1 << 12;
+
 /// Blocks that wait for the kernel to know their file.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    blocks: Mutex<HashMap<InodeRef, Vec<u64>>>,
-    /// Files among them, to be looked at without the lock.
-    files: AtomicUsize,
+    state: Mutex<State>,
+    /// Whether anything waits or will.
+    is_used: AtomicBool,
     is_over: AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    blocks: HashMap<InodeRef, Vec<u64>>,
+    known: HashSet<InodeRef>,
+    is_unpacking: bool,
+}
+
 impl Waiting {
-    /// The blocks that wait for this file, which do so no more.
-    pub(super) fn take(&self, inode: InodeRef) -> Vec<u64> {
-        if self.files.load(Relaxed) == 0 {
+    /// Takes note that the kernel knows a file, and returns the blocks that wait for it.
+    pub(super) fn known(&self, inode: InodeRef) -> Vec<u64> {
+        if !self.is_used.load(Relaxed) {
             return Vec::new();
         }
-        let mut blocks = self.lock();
-        let taken = blocks.remove(&inode).unwrap_or_default();
-        self.files.store(blocks.len(), Relaxed);
-        taken
+        let mut state = self.lock();
+        if state.is_unpacking && state.known.len() < KNOWN_MAX {
+            state.known.insert(inode);
+        }
+        let blocks = state.blocks.remove(&inode).unwrap_or_default();
+        self.is_used.store(state.is_unpacking || !state.blocks.is_empty(), Relaxed);
+        blocks
     }
 
     /// Has the thread that unpacks end soon.
@@ -56,14 +69,31 @@ impl Waiting {
         self.is_over.store(true, Relaxed);
     }
 
-    fn add(&self, inode: InodeRef, index: u64) {
-        let mut blocks = self.lock();
-        blocks.entry(inode).or_default().push(index);
-        self.files.store(blocks.len(), Relaxed);
+    /// Says that blocks will come. Before the kernel is told of any file.
+    pub(super) fn start(&self) {
+        self.lock().is_unpacking = true;
+        self.is_used.store(true, Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<InodeRef, Vec<u64>>> {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn finish(&self) {
+        let mut state = self.lock();
+        state.is_unpacking = false;
+        state.known = HashSet::new();
+        self.is_used.store(!state.blocks.is_empty(), Relaxed);
+    }
+
+    /// Has a block wait for its file, unless the kernel knows that already: then returns true.
+    fn add(&self, inode: InodeRef, index: u64) -> bool {
+        let mut state = self.lock();
+        let is_known = state.known.contains(&inode);
+        if !is_known {
+            state.blocks.entry(inode).or_default().push(index);
+        }
+        is_known
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,6 +113,7 @@ pub(super) fn run(control: &Control, plan: Plan) {
         Plan::Program(program) => ahead.guess(&program),
         Plan::Blocks(blocks) => ahead.list(&blocks),
     }
+    control.waiting.finish();
 }
 
 struct Ahead<'a> {
@@ -176,16 +207,10 @@ impl Ahead<'_> {
         if !unpacked.insert((inode.reference, index)) || self.control.tree.image.block(inode, index).is_err() {
             return;
         }
-        self.control.waiting.add(inode.reference, index);
-        let device = self.control.device();
-        // The kernel may know the file by now. If not, it refuses, and the block waits on.
-        if let Some(device) = device {
-            let pusher = Pusher { control: self.control, device: &device };
-            for index in self.control.waiting.take(inode.reference) {
-                if !pusher.ahead(inode.reference, index) {
-                    self.control.waiting.add(inode.reference, index);
-                }
-            }
+        if self.control.waiting.add(inode.reference, index)
+            && let Some(device) = self.control.device()
+        {
+            Pusher { control: self.control, device: &device }.ahead(inode.reference, index);
         }
     }
 }
