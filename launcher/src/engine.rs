@@ -45,6 +45,8 @@ pub struct Ground {
     pub key: ContainerKey,
     /// What was learned about the image.
     pub memo: Option<Memo>,
+    /// Where in the image the program is, if it is there.
+    pub program: Option<PathBuf>,
 }
 
 /// A launch's part in a session.
@@ -107,6 +109,7 @@ struct Engine<'a> {
     proc: Option<OwnedFd>,
     host: Option<OwnedFd>,
     root: Option<OwnedFd>,
+    /// What will be started, if that is plain before anything is mounted.
     warn: &'a mut dyn FnMut(String),
 }
 
@@ -256,6 +259,9 @@ impl Engine<'_> {
         let mut log_descriptor = None;
         let mut server =
             fuse::Server::new(image.image, ServeOptions { synthetic, switches, ..ServeOptions::new(uid, gid) })?;
+        if let Some(program) = &self.ground.program {
+            server.expect(program);
+        }
         if let Some(path) = std::env::var_os(LOG) {
             let log = File::options().append(true).create(true).open(&path);
             let log = log.map_err(|cause| Error::Log { path: path.into(), cause })?;

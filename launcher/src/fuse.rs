@@ -7,21 +7,25 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::thread;
 
+use coracle_squashfs::format::InodeRef;
 use coracle_squashfs::reader::{self, Image};
 use thiserror::Error;
 
 mod answer;
 mod control;
 mod device;
+mod elf;
+mod expect;
 mod known;
 mod listing;
 mod listings;
 mod log;
 mod node;
+mod order;
 mod overlay;
 mod protocol;
 mod push;
@@ -36,6 +40,7 @@ mod tree;
 
 pub use control::Control;
 use device::Device;
+use expect::Plan;
 pub use record::Touch;
 use session::Session;
 pub use stats::{RequestKind, Stats};
@@ -173,6 +178,9 @@ pub enum Error {
 /// An image ready to be served: all that can be wrong with the request has been checked.
 pub struct Server {
     control: Arc<Control>,
+    /// What to unpack before it is asked for, and who is about it.
+    plan: Option<Plan>,
+    unpacker: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
@@ -181,8 +189,35 @@ impl Server {
     /// # Errors
     /// When a synthetic path cannot be added to the image.
     pub fn new(image: Image<File>, options: ServeOptions) -> Result<Self, Error> {
-        let tree = Tree::new(image, &options)?;
-        Ok(Self { control: Arc::new(Control::new(tree, options.switches, options.record)) })
+        let cache_bytes = options.switches.cache_bytes.unwrap_or(options.cache_bytes);
+        let tree = Tree::new(image, &options, cache_bytes)?;
+        let control = Control::new(tree, options.switches, options.record, cache_bytes);
+        Ok(Self { control: Arc::new(control), plan: None, unpacker: None })
+    }
+
+    /// The program that will be started first: an absolute path in the image. What it takes to start it is guessed,
+    /// and unpacked before it is asked for.
+    pub fn expect(&mut self, program: &Path) {
+        if self.control.switches.expect && self.plan.is_none() {
+            self.plan = Some(Plan::Program(program.to_path_buf()));
+        }
+    }
+
+    /// Blocks that will be needed first, as [`Control::touched`] has recorded them: numbers of blocks in files. They are
+    /// unpacked in this order before they are asked for, as far as half of the cache holds them, in place of a guess.
+    pub fn prefetch(&mut self, blocks: Vec<(InodeRef, u64)>) {
+        self.plan = Some(Plan::Blocks(blocks));
+    }
+
+    /// Starts to unpack what is expected, in a thread, without waiting for [`run`](Self::run): the file system may
+    /// still have to be mounted.
+    pub fn prepare(&mut self) {
+        if let Some(plan) = self.plan.take() {
+            let control = Arc::clone(&self.control);
+            control.waiting.start();
+            // Without it, all comes when it is asked for.
+            self.unpacker = spawn("unpack").spawn(move || expect::run(&control, plan)).ok();
+        }
     }
 
     /// Writes to `sink`, in one line, the first request that could not be answered because the image is damaged, and
@@ -202,11 +237,12 @@ impl Server {
     /// Returns when the mount is gone. No other process should hold the descriptor: when the last
     /// copy is closed, and only then, the kernel fails what a dead server has left unanswered.
     ///
-    /// All threads are started before the first request is read.
+    /// All threads are started before the second request is read, the one of [`prepare`](Self::prepare) aside.
     ///
     /// # Errors
     /// [`Error::Session`] when the kernel does not start the session, or ends it with an error.
-    pub fn run(self, fuse_device: OwnedFd) -> Result<(), Error> {
+    pub fn run(mut self, fuse_device: OwnedFd) -> Result<(), Error> {
+        self.prepare();
         let control = &*self.control;
         let cpus = cpus();
         let threads = match control.switches.threads {
@@ -217,7 +253,26 @@ impl Server {
         let device = Arc::new(Device::new(fuse_device));
         *control.device.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&device));
         let result = run(control, &device, threads, cpus);
+        control.waiting.end();
+        // A thread that panicked has said so; nothing that it did is missed.
+        let _ = self.unpacker.take().map(thread::JoinHandle::join);
         *control.device.write().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(path) = std::env::var_os("CORACLE_FUSE_STATS") {
+            use std::io::Write;
+            let _ = File::options().append(true).create(true).open(path).map(|mut f| {
+                writeln!(
+                    f,
+                    "{} {}",
+                    std::fs::read_to_string("/proc/self/status")
+                        .unwrap_or_default()
+                        .lines()
+                        .filter(|l| l.starts_with("VmHWM") || l.contains("ctxt"))
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                    serde_json::to_string(&control.stats()).unwrap_or_default()
+                )
+            });
+        }
         control.tree.log.close();
         result
     }
@@ -227,7 +282,6 @@ fn run(control: &Control, device: &Device, threads: usize, cpus: usize) -> Resul
     // The mount went before its first request was read: nothing was served, and nobody misses it.
     let Some(session) = Session::open(control, device, threads, cpus)? else { return Ok(()) };
     thread::scope(|scope| {
-        let spawn = |name: &str| thread::Builder::new().name(name.to_owned()).stack_size(STACK);
         let pusher = spawn("push").spawn_scoped(scope, || push::run(control, device));
         let followers: Result<Vec<_>, _> =
             (1..threads).map(|_| spawn("serve").spawn_scoped(scope, || session.serve())).collect();
@@ -241,6 +295,10 @@ fn run(control: &Control, device: &Device, threads: usize, cpus: usize) -> Resul
         drop(pusher);
         result.map_err(Error::Session)
     })
+}
+
+fn spawn(name: &str) -> thread::Builder {
+    thread::Builder::new().name(name.to_owned()).stack_size(STACK)
 }
 
 /// Bytes of a thread's stack; unpacking keeps its state on the heap.

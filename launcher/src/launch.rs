@@ -1,9 +1,10 @@
 //! `run`, `exec`, `shell` and `spec`: from the command line to a plan, with the image's session where there is one.
 
 use std::convert::Infallible;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use coracle::cli::{self, Flags};
 use coracle::engine::{self, Ground, Session};
 use coracle::exit::Exit;
 use coracle::host::{Disk, Host, Identification};
-use coracle::image::ImageFile;
+use coracle::image::{Entry, ImageFile, locate};
 use coracle::options::{Options, Verb};
 use coracle::plan::{Plan, Wanted, Way};
 use coracle::session::{self, ContainerKey, Identity, Joined, Meeting, Place, Remembered};
@@ -150,9 +151,10 @@ fn first(
     trace::mark("open the image");
     let tree = Remembered::open(ImageFile::open(path)?);
     let Prepared { host, wanted, .. } = prepare(path, &tree, verb, options, None)?;
+    let program = wanted.program().and_then(|(name, search)| in_image(&tree, name, search));
     let (memo, image) = tree.finish();
     let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted) };
-    carry_out(&wanted.plan(way), Ground { image, session: session(host.who), key, memo })
+    carry_out(&wanted.plan(way), Ground { image, session: session(host.who), key, memo, program })
 }
 
 /// A launch that finds the image mounted.
@@ -167,7 +169,7 @@ fn join(path: &Path, verb: &Verb, options: &Options, joined: Box<Joined>) -> any
         Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
         None => (Way::Join, Session::Join(joined)),
     };
-    let ground = Ground { image: None, session, key, memo };
+    let ground = Ground { image: None, session, key, memo, program: None };
     match engine::launch(&wanted.plan(way), ground, &mut |warning| warn(&warning)) {
         Err(engine::Error::Session(error)) => {
             warn(&format!("{error}: mounting the image once more for this launch"));
@@ -175,6 +177,19 @@ fn join(path: &Path, verb: &Verb, options: &Options, joined: Box<Joined>) -> any
         }
         result => Ok(result?),
     }
+}
+
+/// Where execvp(3) will find the program, as far as that is in the image. For reading ahead: what is on a mount of the host
+/// is found later.
+fn in_image(tree: &Remembered, name: &OsStr, search: &OsStr) -> Option<PathBuf> {
+    let executable = |path: &Path| {
+        let at = locate(tree, path).ok()?;
+        matches!(at.entry, Some(Entry::File { executable: true })).then(|| path.to_path_buf())
+    };
+    if name.as_bytes().contains(&b'/') {
+        return Some(Path::new(name)).filter(|path| path.is_absolute()).and_then(executable);
+    }
+    std::env::split_paths(search).filter(|path| path.is_absolute()).find_map(|path| executable(&path.join(name)))
 }
 
 fn carry_out(plan: &Plan, ground: Ground) -> anyhow::Result<Infallible> {

@@ -4,7 +4,7 @@
 //! anything happens. [`crate::engine`] executes the list and decides nothing.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -252,6 +252,14 @@ impl Wanted {
                 },
             ],
         })
+    }
+
+    /// The program's name as given, and the `PATH` in which it will be looked up.
+    #[must_use]
+    pub fn program(&self) -> Option<(&OsStr, &OsStr)> {
+        let Some(Step::Execute { args, env }) = self.last.last() else { return None };
+        let search = env.iter().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="));
+        Some((args.first()?, OsStr::from_bytes(search.unwrap_or_default())))
     }
 
     /// Whether other launches may use the same mounts: all are of the host, and none is this launch's own.

@@ -99,7 +99,7 @@ fn failure(message: &[u8]) -> Error {
 
 /// The process's whole life.
 fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
-    let Equipment { server, fuse, keeper, files, log } = equipment;
+    let Equipment { mut server, fuse, keeper, files, log } = equipment;
     let fail = |text: String| {
         let mut message = vec![FAILED];
         message.extend(text.into_bytes());
@@ -118,6 +118,8 @@ fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
         if let (Some(missing), Some(log)) = (confinement.missing(), log) {
             process::write_to(log, format!("{missing}\n").as_bytes());
         }
+        // The launcher mounts meanwhile.
+        server.prepare();
         let mut word = [0];
         let told =
             send(channel, &[READY], SendFlags::NOSIGNAL).and_then(|_| recv(channel, &mut word[..], RecvFlags::empty()));

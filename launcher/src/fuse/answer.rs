@@ -13,6 +13,7 @@ use super::device::Device;
 use super::protocol::{
     AttrOut, EntryOut, GetXattrIn, GetXattrOut, InHeader, KStatFs, OpenOut, Request, init, opcode, open,
 };
+use super::push::Job;
 use super::stats::RequestKind;
 use super::tree::Failure;
 
@@ -210,8 +211,17 @@ impl<'a> Worker<'a> {
     /// Takes note of a node that the kernel has just been told of.
     pub(super) fn known(&self, id: u64, inode: &Inode) {
         let switches = &self.control.switches;
+        for index in self.control.waiting.known(inode.reference) {
+            self.push(Job::Ahead { inode: inode.reference, index });
+        }
         if switches.push_fragments || switches.readahead {
             self.control.known.add(id, inode, self.control.tree.common.block_size);
+        }
+    }
+
+    pub(super) fn push(&self, job: Job) {
+        if !self.control.queue.put(job, self.control.tree.common.block_size) {
+            self.control.counters.dropped();
         }
     }
 

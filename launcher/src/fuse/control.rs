@@ -8,7 +8,9 @@ use coracle_squashfs::reader::Stored;
 use rustix::io::Errno;
 
 use super::device::Device;
+use super::expect::Waiting;
 use super::known::Known;
+use super::order::Order;
 use super::protocol::{NotifyInvalEntryOut, NotifyInvalInodeOut, notify};
 use super::push::Queue;
 use super::record::{Recorder, Touch};
@@ -25,6 +27,10 @@ pub struct Control {
     pub(super) known: Known,
     pub(super) queue: Queue,
     pub(super) recent: Recent,
+    pub(super) order: Order,
+    pub(super) waiting: Waiting,
+    /// Bytes that unpacked blocks may take.
+    pub(super) cache_bytes: usize,
     pub(super) recorder: Option<Recorder>,
     /// Features of the kernel in use, by their flags in [`init`](super::protocol::init).
     pub(super) features: AtomicU32,
@@ -33,7 +39,7 @@ pub struct Control {
 }
 
 impl Control {
-    pub(super) fn new(tree: Tree, switches: Switches, record: bool) -> Self {
+    pub(super) fn new(tree: Tree, switches: Switches, record: bool, cache_bytes: usize) -> Self {
         Self {
             tree,
             switches,
@@ -41,6 +47,9 @@ impl Control {
             known: Known::default(),
             queue: Queue::default(),
             recent: Recent::default(),
+            order: Order::default(),
+            waiting: Waiting::default(),
+            cache_bytes,
             recorder: record.then(Recorder::default),
             features: AtomicU32::new(0),
             device: RwLock::new(None),
@@ -55,9 +64,8 @@ impl Control {
     /// [`Server::new`](super::Server::new); [`Error::Session`] if the kernel cannot be told.
     pub fn add(&self, synthetic: &Synthetic) -> Result<(), Error> {
         self.tree.add(synthetic, |news| {
-            let device = self.device.read().unwrap_or_else(PoisonError::into_inner).clone();
             // Before the server runs, the kernel knows nothing that it would have to forget.
-            let Some(device) = device else { return Ok(()) };
+            let Some(device) = self.device() else { return Ok(()) };
             for (directory, name) in news {
                 forget(&device, directory, &name).map_err(Error::Session)?;
             }
@@ -73,6 +81,10 @@ impl Control {
     /// Blocks of the image in the order in which they were first asked for, if that is recorded; else nothing.
     pub fn touched(&self) -> Vec<Touch> {
         self.recorder.as_ref().map(Recorder::touched).unwrap_or_default()
+    }
+
+    pub(super) fn device(&self) -> Option<Arc<Device>> {
+        self.device.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn uses(&self, feature: u32) -> bool {

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use coracle_squashfs::format::InodeRef;
 use coracle_squashfs::reader::{FileType, Image, Inode, Kind, ReadAt};
 
 use super::node::Node;
@@ -89,6 +90,15 @@ impl Overlay {
             }
         }
         Ok(())
+    }
+
+    /// The image's own file at the end of a path, links followed; `None` if there is none.
+    pub(super) fn resolve<S: ReadAt>(&self, image: &Image<S>, path: &Path) -> Option<InodeRef> {
+        // On a copy, since a walk adds the directories that it misses.
+        match Walk::new(&mut self.clone(), image, path).ok()?.run(Last::Follow).ok()? {
+            Place::Other { node: Node::Image(inode), .. } => Some(inode),
+            _ => None,
+        }
     }
 
     /// Keeps what is there as it is from now on: it has been seen.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use coracle_squashfs::format::InodeRef;
-use coracle_squashfs::reader::{self, Block, Inode};
+use coracle_squashfs::reader::Block;
 
 use super::control::Control;
 use super::device::Device;
@@ -99,9 +99,8 @@ pub(super) fn run(control: &Control, device: &Device) {
         match job {
             Job::Tails { block, tails } => pusher.tails(&block, &tails),
             Job::Rest { node, at, block, asked } => pusher.rest(node, at, &block, asked),
-            // What is damaged is reported when it is asked for.
             Job::Ahead { inode, index } => drop(pusher.ahead(inode, index)),
-            Job::AheadFragment { fragment } => drop(pusher.ahead_fragment(fragment)),
+            Job::AheadFragment { fragment } => pusher.ahead_fragment(fragment),
         }
     }
 }
@@ -137,45 +136,47 @@ impl Pusher<'_> {
         }
     }
 
-    /// Unpacks block `index` of a file and pushes it, with all that waits for it if it is a fragment block.
-    pub(super) fn ahead(&self, inode: InodeRef, index: u64) -> Result<(), reader::Error> {
-        let inode = self.control.tree.image.inode(inode)?;
-        self.file_ahead(&inode, index)
-    }
-
-    fn file_ahead(&self, inode: &Inode, index: u64) -> Result<(), reader::Error> {
+    /// Unpacks block `index` of a file, if that is not done yet, and pushes it; false if the kernel does not know the file.
+    /// With a fragment block comes all that waits for it. What is damaged is reported when it is asked for.
+    pub(super) fn ahead(&self, inode: InodeRef, index: u64) -> bool {
         let tree = &self.control.tree;
-        let block = tree.image.block(inode, index)?;
-        if let Some(fragment) = block.stored().fragment {
-            let tails = self.control.known.take(fragment);
-            self.tails(&block, &tails);
-        } else if self.control.recent.is_new(block.stored()) {
-            let at = index * u64::from(tree.common.block_size);
-            self.rest(tree.id(Node::Image(inode.reference)), at, &block, 0..0);
+        let Ok(inode) = tree.image.inode(inode) else { return false };
+        let Ok(block) = tree.image.block(&inode, index) else { return false };
+        let Some(bytes) = block.bytes() else { return true };
+        let at = index * u64::from(tree.common.block_size);
+        let is_known = self.store(tree.id(Node::Image(inode.reference)), at, bytes);
+        if is_known {
+            match block.stored().fragment {
+                Some(fragment) => self.tails(&block, &self.control.known.take(fragment)),
+                None => drop(self.control.recent.is_new(block.stored())),
+            }
         }
-        Ok(())
+        is_known
     }
 
-    fn ahead_fragment(&self, fragment: u32) -> Result<(), reader::Error> {
-        let block = self.control.tree.image.fragment_block(fragment)?;
-        self.tails(&block, &self.control.known.take(fragment));
-        Ok(())
+    fn ahead_fragment(&self, fragment: u32) {
+        if let Ok(block) = self.control.tree.image.fragment_block(fragment) {
+            self.tails(&block, &self.control.known.take(fragment));
+        }
     }
 
-    fn store(&self, node: u64, offset: u64, data: &[u8]) {
-        let Ok(size) = u32::try_from(data.len()) else { return };
+    /// Pushes bytes of a file; false if the kernel does not take them.
+    fn store(&self, node: u64, offset: u64, data: &[u8]) -> bool {
+        let Ok(size) = u32::try_from(data.len()) else { return false };
         let argument = NotifyStoreOut { nodeid: node, offset, size, padding: 0 };
         let counters = &self.control.counters;
         match self.device.notify(notify::STORE, &argument, &[data]) {
             Ok(()) => {
                 counters.pushes.fetch_add(1, Relaxed);
                 counters.pushed_bytes.fetch_add(size.into(), Relaxed);
+                true
             }
             // ENOENT: the kernel has let go of the file. Any other error is no reason to stop serving, either: what is not
             // pushed will be asked for.
             Err(error) => {
                 counters.refused.fetch_add(1, Relaxed);
                 debug_assert!(error.kind() != io::ErrorKind::InvalidInput, "the kernel takes no such push: {error}");
+                false
             }
         }
     }

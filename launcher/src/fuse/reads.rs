@@ -114,11 +114,11 @@ impl Worker<'_> {
             let at = index * u64::from(block_size);
             self.push(Job::Rest { node: wanted.node, at, block: block.clone(), asked: part });
         }
-    }
-
-    fn push(&self, job: Job) {
-        if !self.control.queue.put(job, self.control.tree.common.block_size) {
-            self.control.counters.dropped();
+        if is_fresh && control.switches.readahead {
+            let is_last = (index + 1) * u64::from(block_size) + u64::from(block_size) > wanted.inode.size();
+            if let Some(job) = control.order.follow(stored, is_last, &control.known) {
+                self.push(job);
+            }
         }
     }
 }

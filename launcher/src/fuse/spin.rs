@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+
 use super::device::Device;
 
 /// Longest time to look.
@@ -14,10 +16,9 @@ const LONGEST: Duration = Duration::from_micros(300);
 const SHORTEST: Duration = Duration::from_micros(20);
 /// How long a new mount counts as busy: what is mounted is about to be used.
 const START: Duration = Duration::from_millis(20);
-/// One look takes a microsecond. One that took this long was interrupted: somebody else wants the processor.
-const INTERRUPTED: Duration = Duration::from_micros(60);
-/// How long the processor is left to them.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How long the processor is left to others when they want it, at first and at last.
+const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_LONGEST: Duration = Duration::from_millis(64);
 
 /// When to look, and for how long.
 #[derive(Debug)]
@@ -39,23 +40,14 @@ impl Poller {
         if window.is_zero() {
             return;
         }
-        let mut last = start;
-        loop {
-            if device.is_ready() {
-                break;
-            }
-            let now = Instant::now();
-            if now - last > INTERRUPTED {
-                self.window.interrupted(now);
-            }
-            if now - start >= window || now - last > INTERRUPTED {
-                self.spent += now - start;
-                return;
-            }
-            last = now;
+        let before = preemptions();
+        let mut now = start;
+        while now - start < window && !device.is_ready() {
             std::hint::spin_loop();
+            now = Instant::now();
         }
-        self.spent += last - start;
+        self.spent += now - start;
+        self.window.preempted(preemptions() != before, now);
     }
 
     /// Learns from the time that passed until a request came.
@@ -71,11 +63,12 @@ struct Window {
     length: Duration,
     started: Instant,
     resume: Instant,
+    pause: Duration,
 }
 
 impl Window {
     const fn new(is_on: bool, now: Instant) -> Self {
-        Self { is_on, length: LONGEST, started: now, resume: now }
+        Self { is_on, length: LONGEST, started: now, resume: now, pause: PAUSE }
     }
 
     fn length(&self, now: Instant) -> Duration {
@@ -90,9 +83,22 @@ impl Window {
         }
     }
 
-    fn interrupted(&mut self, now: Instant) {
-        self.resume = now + PAUSE;
+    /// Takes note whether somebody else took the processor meanwhile: mostly the one who is to make the next request,
+    /// and must wait for this processor because the others are taken.
+    fn preempted(&mut self, was: bool, now: Instant) {
+        if was {
+            self.resume = now + self.pause;
+            self.pause = (self.pause * 2).min(PAUSE_LONGEST);
+        } else {
+            self.pause = (self.pause - self.pause / 16).max(PAUSE);
+        }
     }
+}
+
+/// How often this thread has lost the processor without asking.
+fn preemptions() -> i64 {
+    #[expect(clippy::useless_conversion, reason = "the type differs between architectures")]
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches().into())
 }
 
 #[cfg(test)]
@@ -121,9 +127,15 @@ mod tests {
     fn others_get_the_processor() {
         let start = Instant::now();
         let mut window = Window::new(true, start);
-        window.interrupted(start);
+        window.preempted(false, start);
+        assert_eq!(window.length(start), LONGEST);
+        window.preempted(true, start);
         assert_eq!(window.length(start + PAUSE / 2), Duration::ZERO);
         assert_eq!(window.length(start + PAUSE), LONGEST);
+        window.preempted(true, start);
+        assert_eq!(window.length(start + PAUSE), Duration::ZERO, "it is left alone for longer each time");
+        (0..20).for_each(|_| window.preempted(true, start));
+        assert_eq!(window.length(start + PAUSE_LONGEST), LONGEST);
         assert_eq!(Window::new(false, start).length(start), Duration::ZERO);
     }
 }

@@ -9,6 +9,7 @@ use coracle_squashfs::reader::{Image, OpenOptions};
 use super::*;
 
 mod compare;
+mod live;
 mod mount;
 
 /// Whether a test that needs `tool` can go on. A continuous integration run must not skip.

@@ -60,8 +60,7 @@ pub(super) enum FileBytes {
 }
 
 impl Tree {
-    pub(super) fn new(image: Image<File>, options: &ServeOptions) -> Result<Self, Error> {
-        let cache_bytes = options.switches.cache_bytes.unwrap_or(options.cache_bytes);
+    pub(super) fn new(image: Image<File>, options: &ServeOptions, cache_bytes: usize) -> Result<Self, Error> {
         let image = image.rewrap(cache_bytes, Source::new);
         let mut overlay = Overlay::default();
         overlay.add(&image, &options.synthetic)?;

@@ -32,7 +32,7 @@ fn tree(entries: &[&str], synthetic: Synthetic) -> Result<Tree, Error> {
     let directory = tempfile::tempdir().unwrap();
     let source = directory.path().join("source");
     make_tree(&source, entries);
-    Tree::new(open_image(&make_image(&source, &[])), &options(synthetic))
+    Tree::new(open_image(&make_image(&source, &[])), &options(synthetic), 1 << 20)
 }
 
 fn directories(paths: &[&str]) -> Synthetic {

@@ -28,7 +28,7 @@ const STARTED: &str = "CORACLE_TEST_STARTED";
 const NOBODY: &str = "65534";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Tier {
+pub(super) enum Tier {
     /// In a mount namespace of the host's root.
     Root,
     /// In a user and mount namespace of an ordinary user.
@@ -57,7 +57,7 @@ fn can_run(tier: Tier) -> bool {
 }
 
 /// Runs the ignored function `body` of this module in namespaces of its own.
-fn run(tier: Tier, body: &str, environment: &[(&str, &str)]) {
+pub(super) fn run(tier: Tier, body: &str, environment: &[(&str, &str)]) {
     if !can_run(tier) {
         return;
     }
@@ -91,23 +91,25 @@ fn run(tier: Tier, body: &str, environment: &[(&str, &str)]) {
 }
 
 /// Whether a test started this program: with `--include-ignored` the functions for it run in the host's namespaces, too.
-fn is_started() -> bool {
+pub(super) fn is_started() -> bool {
     std::env::var_os(STARTED).is_some()
 }
 
 fn function(name: &str) -> String {
     let module = module_path!().split_once("::").map_or("", |(_, module)| module);
+    // Another module's function is named with that module.
+    let module = if name.contains("::") { module.trim_end_matches("::mount") } else { module };
     format!("{module}::{name}")
 }
 
 /// A directory tree, an image of it and, as long as it lives, a mount of that.
-struct Mounted {
-    directory: TempDir,
-    server: Child,
+pub(super) struct Mounted {
+    pub(super) directory: TempDir,
+    pub(super) server: Child,
 }
 
 impl Mounted {
-    fn new(fill: impl FnOnce(&Path), arguments: &[&str]) -> Self {
+    pub(super) fn new(fill: impl FnOnce(&Path), arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let source = directory.path().join("source");
         fs::create_dir(&source).unwrap();
@@ -116,7 +118,11 @@ impl Mounted {
         Self::serve(directory, &image)
     }
 
-    fn serve(directory: TempDir, image: &Path) -> Self {
+    pub(super) fn serve(directory: TempDir, image: &Path) -> Self {
+        Self::serve_with(directory, image, &[])
+    }
+
+    pub(super) fn serve_with(directory: TempDir, image: &Path, environment: &[(&str, &str)]) -> Self {
         let target = directory.path().join("mount");
         fs::create_dir(&target).unwrap();
         let device: OwnedFd = File::options().read(true).write(true).open("/dev/fuse").unwrap().into();
@@ -129,6 +135,7 @@ impl Mounted {
             .env(IMAGE, image)
             .env(LOG, directory.path().join("log"))
             .env(COUNTS, directory.path().join("counts"))
+            .envs(environment.iter().copied())
             .stdin(device)
             .stdout(Stdio::null())
             .spawn()
@@ -136,16 +143,16 @@ impl Mounted {
         Self { directory, server }
     }
 
-    fn source(&self) -> PathBuf {
+    pub(super) fn source(&self) -> PathBuf {
         self.directory.path().join("source")
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.directory.path().join("mount")
     }
 
     /// Unmounts and tells whether the server ended well.
-    fn end(&mut self) -> bool {
+    pub(super) fn end(&mut self) -> bool {
         nix::mount::umount2(&self.path(), MntFlags::MNT_DETACH).unwrap();
         wait(&mut self.server)
     }
@@ -190,14 +197,23 @@ fn serving() {
     };
     let synthetic = if std::env::var_os("CORACLE_TEST_SYNTHETIC").is_some() { synthetic } else { Synthetic::default() };
     let switches = Switches::from_environment().unwrap();
-    let options = ServeOptions { synthetic, switches, ..ServeOptions::new(0, 0) };
-    let server = Server::new(open_image(Path::new(&image)), options).unwrap().log_to(log);
+    let record = std::env::var_os(super::live::RECORD).is_some();
+    let options = ServeOptions { synthetic, switches, record, ..ServeOptions::new(0, 0) };
+    let mut server = Server::new(open_image(Path::new(&image)), options).unwrap().log_to(log);
+    super::live::arrange(&mut server);
     let control = server.control();
     server.run(device).unwrap();
     if let Some(path) = std::env::var_os(COUNTS) {
         let stats = control.stats();
         let count = |kind: &RequestKind| format!("{kind} {}\n", stats.count(*kind));
         fs::write(path, RequestKind::ALL.iter().map(count).collect::<String>()).unwrap();
+    }
+}
+
+#[test]
+fn userns_small_caches_and_single_threads_serve_the_same() {
+    for switches in ["cache=1048576,threads=1", "threads=1,no-spin", "no-ttl,no-push-fragments", "cache=0,threads=4"] {
+        run(Tier::User, "tree_is_the_sources", &[(Switches::VARIABLE, switches)]);
     }
 }
 
