@@ -15,7 +15,7 @@ struct Spy {
     reads: Mutex<Vec<(u64, u64)>>,
 }
 
-impl ReadAt for Spy {
+impl ReadAt for &Spy {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.reads.lock().unwrap().push((offset, offset + buf.len() as u64));
         ReadAt::read_exact_at(&self.file, buf, offset)
@@ -40,16 +40,6 @@ fn extent(made: &Made, path: &str) -> (u64, u64) {
     let reads = spy.reads.lock().unwrap();
     let data = reads.iter().filter(|(_, end)| *end <= data_end);
     (data.clone().map(|read| read.0).min().unwrap(), data.map(|read| read.1).max().unwrap())
-}
-
-impl ReadAt for &Spy {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        (**self).read_exact_at(buf, offset)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        (**self).size()
-    }
 }
 
 /// Small and large files, the group's named `g…`, and copies in both parts.
