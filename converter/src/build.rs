@@ -1,10 +1,11 @@
 //! From the flattened tree to the writer's: usual mount points, our own files, hard links with their counts.
 
+use crate::arrange::{Arranger, Placed};
 use crate::error::Error;
 use crate::flatten::tree::{FileTree, InodeId, Kind, Meta, NodeId, Time};
 use crate::flatten::{OWN_DIRECTORY, Problem};
 use crate::sink::DataSink;
-use coracle_squashfs::writer::{self, FileId, Metadata, Node, NodeKind, Tree};
+use coracle_squashfs::writer::{self, Metadata, Node, NodeKind, Tree};
 
 /// Directories that every image has, so that they can be mounted on where nothing can be made: path and mode.
 const DIRECTORIES: [(&[u8], u16); 8] = [
@@ -30,7 +31,7 @@ pub fn add_mount_points<S: DataSink>(tree: &mut FileTree<S::Id>, sink: &mut S) -
     }
     for path in FILES {
         if missing_parent(tree, path).is_some() {
-            let empty = sink.file(0, &mut |_| Ok(()))?;
+            let empty = sink.file(path, 0, &mut |_| Ok(()))?;
             add(tree, path, Meta { mode: 0o644, ..Meta::default() }, Kind::File(empty))?;
         }
     }
@@ -48,8 +49,8 @@ pub fn add_own_files<S: DataSink>(
 ) -> Result<(), Error> {
     add(tree, OWN_DIRECTORY, Meta::implied_directory(), Kind::Directory)?;
     for (name, content) in files {
-        let id = sink.file(content.len() as u64, &mut |file| file.data(content))?;
         let path = [OWN_DIRECTORY, b"/", name.as_bytes()].concat();
+        let id = sink.file(&path, content.len() as u64, &mut |file| file.data(content))?;
         add(tree, &path, Meta { mode: 0o644, ..Meta::default() }, Kind::File(id))?;
     }
     Ok(())
@@ -85,21 +86,23 @@ fn is_directory<Id>(tree: &FileTree<Id>, id: NodeId) -> bool {
 }
 
 /// Turns the tree into the writer's.
+/// `arranger` says where the content of its files is.
 ///
 /// # Errors
 /// When the writer refuses an entry.
-pub fn lower(mut tree: FileTree<FileId>) -> Result<Tree, writer::Error> {
-    let root = match tree.node(FileTree::<FileId>::ROOT).entry {
+pub fn lower(mut tree: FileTree<Placed>, arranger: &Arranger<'_>) -> Result<Tree, writer::Error> {
+    let root = match tree.node(FileTree::<Placed>::ROOT).entry {
         Some((_, inode)) => tree.take_inode(inode).meta,
         None => Meta::implied_directory(),
     };
-    let mut lowering = Lowering { tree: &mut tree, out: Tree::new(metadata(root)), placed: Vec::new() };
-    lowering.children(FileTree::<FileId>::ROOT, Tree::ROOT)?;
+    let mut lowering = Lowering { tree: &mut tree, arranger, out: Tree::new(metadata(root)), placed: Vec::new() };
+    lowering.children(FileTree::<Placed>::ROOT, Tree::ROOT)?;
     Ok(lowering.out)
 }
 
 struct Lowering<'a> {
-    tree: &'a mut FileTree<FileId>,
+    tree: &'a mut FileTree<Placed>,
+    arranger: &'a Arranger<'a>,
     out: Tree,
     /// The writer's node of an inode that has been added.
     placed: Vec<Option<writer::NodeId>>,
@@ -132,7 +135,7 @@ impl Lowering<'_> {
         let inode = self.tree.take_inode(id);
         let kind = match inode.kind {
             Kind::Directory => NodeKind::Directory,
-            Kind::File(content) => NodeKind::File(content),
+            Kind::File(content) => NodeKind::File(self.arranger.stored(content)?),
             Kind::Symlink(target) => NodeKind::Symlink(target.into_vec()),
             Kind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
             Kind::CharDevice { major, minor } => NodeKind::CharDevice { major, minor },

@@ -2,10 +2,12 @@
 //!
 //! Other file systems mounted below are part of it. What the host adds of its own accord – SELinux labels – is not.
 
+use crate::arrange::relative;
 use crate::error::Error;
 use crate::flatten::tree::{FileTree, InodeId, Kind, Meta, NodeId, Time, Xattrs};
 use crate::flatten::{Counts, DEPTH_MAX, OWN_DIRECTORY, Problem};
 use crate::options::{Event, Options, Progress};
+use crate::profile::ProfileFile;
 use crate::sink::{Content, DataSink};
 use coracle_squashfs::writer::xattr_supported;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fstat, openat, readlinkat, statat};
@@ -42,6 +44,7 @@ pub fn walk<S: DataSink>(
         sink,
         progress,
         linked: HashMap::new(),
+        aliases: HashMap::new(),
         counts: Counts::default(),
         path: Vec::new(),
         buffer: vec![0; READ],
@@ -49,6 +52,7 @@ pub fn walk<S: DataSink>(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| walker.error("open")(error))?;
     let stat = fstat(&root).map_err(|error| walker.error("examine")(error))?;
+    walker.aliases = aliases(&root, options.profile.as_ref());
     walker.enter(root, &stat, FileTree::<S::Id>::ROOT, 0)?;
     Ok((walker.tree, walker.counts))
 }
@@ -61,6 +65,8 @@ struct Walker<'a, S: DataSink> {
     progress: &'a dyn Progress,
     /// Files that have several names, by device and inode number.
     linked: HashMap<(u64, u64), InodeId>,
+    /// Files with several names of which the profile has one, by device and inode number: that name.
+    aliases: HashMap<(u64, u64), Vec<u8>>,
     counts: Counts,
     /// Path of the entry at hand, for messages.
     path: Vec<u8>,
@@ -190,7 +196,9 @@ impl<S: DataSink> Walker<'_, S> {
             short: &|| Error::Changed { directory: self.directory.into(), entry: self.path.clone() },
         };
         let buffer = &mut self.buffer;
-        self.sink.file(size, &mut |content| {
+        let identity = (stat.st_dev, stat.st_ino);
+        let path = self.aliases.get(&identity).unwrap_or(&self.path);
+        self.sink.file(path, size, &mut |content| {
             if sparse { read.segments(content, buffer) } else { read.range(content, buffer, 0, size) }
         })
     }
@@ -217,6 +225,18 @@ impl<S: DataSink> Walker<'_, S> {
         xattrs.sort();
         Ok(xattrs)
     }
+}
+
+/// Finds the files with several names among those of a profile. A path that leads out of the directory, through a
+/// symbolic link, finds nothing that the walk will meet.
+fn aliases(root: &OwnedFd, profile: Option<&ProfileFile>) -> HashMap<(u64, u64), Vec<u8>> {
+    let touched = profile.map(|file| file.profile().touched.as_slice()).unwrap_or_default();
+    let linked = touched.iter().filter_map(|file| {
+        let path = relative(&file.path);
+        let stat = statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        (stat.st_nlink > 1).then(|| ((stat.st_dev, stat.st_ino), path.to_vec()))
+    });
+    linked.collect()
 }
 
 fn meta(stat: &Stat, xattrs: Xattrs) -> Meta {

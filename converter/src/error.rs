@@ -1,8 +1,8 @@
 //! What can go wrong in a conversion. As usual, an error's text leaves its `source()` to whoever prints the chain.
 
 use crate::digest::Digest;
-use crate::{flatten, tar, text::Name};
-use coracle_squashfs::writer;
+use crate::{flatten, profile, tar, text::Name};
+use coracle_squashfs::{reader, writer};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub enum Error {
     /// A source that follows none of the known forms.
     #[error(
         "cannot tell what {given:?} is: use oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG], \
-         tar:FILE or dir:DIR"
+         tar:FILE, dir:DIR, or squashfs:FILE"
     )]
     SourceForm {
         /// As given.
@@ -258,12 +258,12 @@ pub enum Error {
         /// Path below it.
         entry: Vec<u8>,
     },
-    /// A directory with more than allowed, or deeper than can be opened.
+    /// A directory or image with more than allowed, or deeper than can be opened.
     #[error("{} in {}", Name(entry), directory.display())]
     Limit {
-        /// The source directory.
+        /// The source.
         directory: PathBuf,
-        /// Path below it.
+        /// Path in it.
         entry: Vec<u8>,
         /// Which limit.
         source: flatten::Problem,
@@ -285,6 +285,42 @@ pub enum Error {
     /// The squashfs writer refused content; the caller knows the output's name.
     #[error(transparent)]
     Sink(#[from] writer::Error),
+    /// The temporary file for what a profile holds back cannot be used.
+    #[error("cannot {action} a temporary file beside {}", output.display())]
+    Spool {
+        /// Verb.
+        action: &'static str,
+        /// The output.
+        output: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A profile that cannot be used.
+    #[error("cannot use profile {what}")]
+    Profile {
+        /// Which one.
+        what: String,
+        /// What is wrong with it.
+        source: profile::Problem,
+    },
+    /// A source image that is damaged, or in a format that cannot be read.
+    #[error("cannot use image {}", path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// What the reader found.
+        source: reader::Error,
+    },
+    /// A file of a source image that cannot be read.
+    #[error("cannot read {} in {}", Name(entry), path.display())]
+    ImageEntry {
+        /// The image.
+        path: PathBuf,
+        /// Path in it.
+        entry: Vec<u8>,
+        /// What the reader found.
+        source: reader::Error,
+    },
     /// An image's own files cannot be read back.
     #[error("cannot read {file} of the image: {reason}")]
     ImageFile {

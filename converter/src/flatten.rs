@@ -186,6 +186,11 @@ impl<Id> Flattener<Id> {
         self.tree.set_kind(inode, Kind::File(id));
     }
 
+    /// Where the last entry to be stored has its place, as far as the layers read so far tell.
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+
     /// What was seen so far.
     pub fn counts(&self) -> Counts {
         self.counts

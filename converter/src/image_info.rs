@@ -18,7 +18,7 @@ pub const INFO: &str = "/.coracle/image.json";
 
 /// Version of [`ImageInfo`] that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
-/// Largest of these files that is read, in bytes.
+/// Largest of the documents that is read, in bytes.
 const FILE_MAX: u64 = 8 << 20;
 
 /// Contents of `image.json`. Depends on the image and the settings alone, never on host or time.
@@ -91,7 +91,7 @@ impl ImageInfo {
     /// # Errors
     /// When the file is damaged or of a newer version.
     pub fn read<S: ReadAt>(image: &Image<S>) -> Result<Option<Self>, Error> {
-        let Some(content) = read(image, INFO)? else { return Ok(None) };
+        let Some(content) = read(image, INFO, FILE_MAX)? else { return Ok(None) };
         let info: Self = parse(&content, INFO)?;
         if info.version > VERSION {
             let reason = format!("it has version {}, this program knows {VERSION}: use a newer one", info.version);
@@ -117,7 +117,7 @@ pub fn config<S: ReadAt>(image: &Image<S>) -> Result<Option<ImageConfiguration>,
 /// # Errors
 /// When the file cannot be read.
 pub fn config_bytes<S: ReadAt>(image: &Image<S>) -> Result<Option<Vec<u8>>, Error> {
-    read(image, CONFIG)
+    read(image, CONFIG, FILE_MAX)
 }
 
 /// An image's manifest, verbatim.
@@ -125,19 +125,20 @@ pub fn config_bytes<S: ReadAt>(image: &Image<S>) -> Result<Option<Vec<u8>>, Erro
 /// # Errors
 /// When the file cannot be read.
 pub fn manifest_bytes<S: ReadAt>(image: &Image<S>) -> Result<Option<Vec<u8>>, Error> {
-    read(image, MANIFEST)
+    read(image, MANIFEST, FILE_MAX)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(content: &[u8], file: &'static str) -> Result<T, Error> {
     serde_json::from_slice(content).map_err(|error| Error::ImageFile { file, reason: error.to_string() })
 }
 
-fn read<S: ReadAt>(image: &Image<S>, file: &'static str) -> Result<Option<Vec<u8>>, Error> {
+/// A file of at most `max` bytes; `None` when the image has none of that name.
+pub(crate) fn read<S: ReadAt>(image: &Image<S>, file: &'static str, max: u64) -> Result<Option<Vec<u8>>, Error> {
     let failed = |reason: String| Error::ImageFile { file, reason };
     let Some(inode) = image.resolve(file.as_bytes()).map_err(|error| failed(error.to_string()))? else {
         return Ok(None);
     };
-    if !matches!(inode.kind, Kind::File { .. }) || inode.size() > FILE_MAX {
+    if !matches!(inode.kind, Kind::File { .. }) || inode.size() > max {
         return Err(failed("it is no file of reasonable size".into()));
     }
     let mut content = vec![0; inode.size() as usize];

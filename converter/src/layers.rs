@@ -73,7 +73,8 @@ impl<S: DataSink> Pass<'_, S> {
                 if logical > self.limit {
                     return Err(Error::LayerTooLarge { layer: self.layer.name.clone(), limit: self.limit });
                 }
-                let id = self.sink.file(entry.size, &mut |content| {
+                let path = self.flattener.path();
+                let id = self.sink.file(path, entry.size, &mut |content| {
                     while let Some(piece) = reader.data().map_err(tar_error)? {
                         match piece {
                             Piece::Data(bytes) => content.data(bytes)?,

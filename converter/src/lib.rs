@@ -1,9 +1,11 @@
-//! OCI and Docker images, tars and directories into one squashfs file.
+//! OCI and Docker images, tars, directories and squashfs images into one squashfs file.
 //!
 //! [`convert`] is the way in. A [`Source`] is resolved to layers; each layer streams, verified, through our own tar
 //! reader from the top down into one tree, visible content straight into the squashfs writer. Nothing is unpacked to
 //! disk, and neither root nor subordinate ids are needed. [`image_info`] reads back what an image says of itself.
+//! A [`profile`] has the files that a program reads laid out together.
 
+mod arrange;
 mod build;
 mod convert;
 mod digest;
@@ -15,8 +17,11 @@ mod layer;
 mod layers;
 mod options;
 mod output;
+pub mod profile;
+mod repack;
 mod sink;
 mod source;
+mod spool;
 mod tar;
 mod text;
 
@@ -28,6 +33,6 @@ pub use convert::convert;
 pub use digest::{Digest, InvalidDigest};
 pub use error::Error;
 pub use flatten::{Counts, Problem as EntryProblem};
-pub use options::{Event, Options, Progress, Report, host_architecture};
+pub use options::{Event, LaidOut, Options, Progress, Report, host_architecture};
 pub use source::Source;
 pub use tar::{Error as TarError, Problem as TarProblem};

@@ -2,6 +2,7 @@
 
 use crate::digest::Digest;
 use crate::flatten::Counts;
+use crate::profile::ProfileFile;
 use coracle_squashfs::compress::Compression;
 use coracle_squashfs::writer::WriterOptions;
 use std::num::NonZeroUsize;
@@ -23,6 +24,9 @@ pub struct Options {
     pub max_entries: u64,
     /// Most bytes that a layer may hold unpacked, holes included.
     pub max_layer_bytes: u64,
+    /// Lays the files that it names out together, in its order, and becomes a part of the image. Without one, a
+    /// squashfs image as the source keeps its own.
+    pub profile: Option<ProfileFile>,
 }
 
 impl Default for Options {
@@ -36,6 +40,7 @@ impl Default for Options {
             architecture: host_architecture().to_owned(),
             max_entries: 8 << 20,
             max_layer_bytes: 2 << 40,
+            profile: None,
         }
     }
 }
@@ -80,7 +85,12 @@ pub enum Event<'a> {
     },
     /// A directory is being walked.
     DirectoryStarted,
-    /// So many entries of the directory have been taken in.
+    /// An image is being walked.
+    ImageStarted {
+        /// Inodes in it, as it says.
+        inodes: u32,
+    },
+    /// So many entries of the directory or image have been taken in.
     Entries {
         /// Since the start.
         count: u64,
@@ -98,6 +108,21 @@ pub trait Progress: Sync {
 /// Hears nothing.
 impl Progress for () {
     fn event(&self, _: Event<'_>) {}
+}
+
+/// What became of a profile's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaidOut {
+    /// Files laid out in the profile's order.
+    pub files: u64,
+    /// Their bytes, before compression.
+    pub bytes: u64,
+    /// Paths at which the image has no regular file.
+    pub missing: u64,
+    /// Files that were written where the source has them, because it showed only then that the path is one of
+    /// theirs: hard links in layers. The finished image as the source lays them out, too.
+    pub elsewhere: u64,
 }
 
 /// What a conversion made.
@@ -122,4 +147,6 @@ pub struct Report {
     pub manifest_digest: Option<Digest>,
     /// Digest of the image config.
     pub config_digest: Option<Digest>,
+    /// When there was a profile.
+    pub laid_out: Option<LaidOut>,
 }

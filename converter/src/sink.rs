@@ -1,22 +1,21 @@
-//! Where file content goes: the squashfs writer, or memory in tests.
+//! Where file content goes: towards the squashfs writer, or memory in tests.
 
 use crate::error::Error;
-use coracle_squashfs::writer::{FileId, FileWriter, Writer};
+use coracle_squashfs::writer::FileWriter;
+
+/// Provides a file's content from the first byte to the last.
+pub type Fill<'f> = dyn FnMut(&mut dyn Content) -> Result<(), Error> + 'f;
 
 /// Stores the content of files.
 pub trait DataSink {
     /// Names stored content.
     type Id: Copy;
 
-    /// Stores a file of `size` bytes, which `fill` provides from the first to the last.
+    /// Stores a file of `size` bytes. `path`, relative to the root, is where it will be, or any of its names.
     ///
     /// # Errors
     /// What `fill` returns, or when it provides more or less than `size` bytes, or when they cannot be stored.
-    fn file(
-        &mut self,
-        size: u64,
-        fill: &mut dyn FnMut(&mut dyn Content) -> Result<(), Error>,
-    ) -> Result<Self::Id, Error>;
+    fn file(&mut self, path: &[u8], size: u64, fill: &mut Fill<'_>) -> Result<Self::Id, Error>;
 }
 
 /// A file being stored.
@@ -32,20 +31,6 @@ pub trait Content {
     /// # Errors
     /// When they are too many, or cannot be stored.
     fn hole(&mut self, length: u64) -> Result<(), Error>;
-}
-
-impl DataSink for Writer {
-    type Id = FileId;
-
-    fn file(
-        &mut self,
-        size: u64,
-        fill: &mut dyn FnMut(&mut dyn Content) -> Result<(), Error>,
-    ) -> Result<FileId, Error> {
-        let mut file = self.begin_file(size)?;
-        fill(&mut file)?;
-        Ok(file.finish()?)
-    }
 }
 
 impl Content for FileWriter<'_> {

@@ -54,13 +54,20 @@ pub enum Source {
         /// The directory.
         dir: PathBuf,
     },
+    /// A squashfs image, by whatever tool.
+    Squashfs {
+        /// The file that it is in.
+        file: PathBuf,
+        /// Its first byte there.
+        offset: u64,
+    },
 }
 
 impl FromStr for Source {
     type Err = Error;
 
-    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`, `tar:FILE` or `dir:DIR`. As in
-    /// other tools the first colon after the file ends it, and a tag may have more of them; `@sha256:…` may stand in
+    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`, `tar:FILE`, `dir:DIR` or
+    /// `squashfs:FILE`. As in other tools the first colon after the file ends it, and a tag may have more of them; `@sha256:…` may stand in
     /// place of a tag.
     fn from_str(given: &str) -> Result<Self, Self::Err> {
         let form_error = || Error::SourceForm { given: given.to_owned() };
@@ -81,6 +88,7 @@ impl FromStr for Source {
             "docker-archive" => Self::DockerArchive { file: path, reference },
             "tar" => Self::Tar { file: whole.into() },
             "dir" => Self::Directory { dir: whole.into() },
+            "squashfs" => Self::Squashfs { file: whole.into(), offset: 0 },
             _ => return Err(form_error()),
         })
     }
@@ -94,6 +102,7 @@ impl fmt::Display for Source {
             Self::DockerArchive { file, reference } => ("docker-archive", file, reference.as_deref()),
             Self::Tar { file } => ("tar", file, None),
             Self::Directory { dir } => ("dir", dir, None),
+            Self::Squashfs { file, .. } => ("squashfs", file, None),
         };
         write!(f, "{form}:{}", path.display())?;
         match reference {
@@ -122,27 +131,39 @@ pub struct Image {
     pub whiteouts: bool,
 }
 
-/// Finds the image in a source that consists of layers.
+/// What a source was found to hold.
+#[derive(Debug)]
+pub enum Found<'s> {
+    /// Layers.
+    Image(Image),
+    /// Files; not looked at yet.
+    Directory(&'s Path),
+    /// A squashfs image at a byte of a file; not looked at yet.
+    Squashfs(&'s Path, u64),
+}
+
+/// Finds what is to be converted.
 ///
 /// # Errors
 /// When the source is not of its form, or has no such image.
-pub fn resolve(source: &Source, architecture: &str) -> Result<Option<Image>, Error> {
-    match source {
+pub fn resolve<'s>(source: &'s Source, architecture: &str) -> Result<Found<'s>, Error> {
+    Ok(Found::Image(match source {
         Source::OciLayout { dir, reference } => {
             let store = layout::Directory::open(dir)?;
-            oci::resolve(&store, reference.as_deref(), architecture).map(Some)
+            oci::resolve(&store, reference.as_deref(), architecture)?
         }
         Source::OciArchive { file, reference } => {
             let store = archive::Archive::open(file)?;
-            oci::resolve(&store, reference.as_deref(), architecture).map(Some)
+            oci::resolve(&store, reference.as_deref(), architecture)?
         }
         Source::DockerArchive { file, reference } => {
             let archive = archive::Archive::open(file)?;
-            docker::resolve(&archive, reference.as_deref(), architecture).map(Some)
+            docker::resolve(&archive, reference.as_deref(), architecture)?
         }
-        Source::Tar { file } => plain_tar(file).map(Some),
-        Source::Directory { .. } => Ok(None),
-    }
+        Source::Tar { file } => plain_tar(file)?,
+        Source::Directory { dir } => return Ok(Found::Directory(dir)),
+        Source::Squashfs { file, offset } => return Ok(Found::Squashfs(file, *offset)),
+    }))
 }
 
 fn plain_tar(file: &Path) -> Result<Image, Error> {

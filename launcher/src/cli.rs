@@ -14,7 +14,8 @@ use crate::options::{Home, Options, Verb};
 pub mod parse;
 
 /// The forms of a source, as help shows them.
-const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE or dir:DIR";
+const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE, dir:DIR, or a \
+                       squashfs or SIF file to pack anew";
 
 /// Runs container images on HPC clusters, without root.
 #[derive(Debug, Parser)]
@@ -44,6 +45,9 @@ pub enum Command {
     #[command(override_usage = "coracle shell [OPTIONS] IMAGE [ARG]...")]
     Shell(Launch),
     /// Convert an image into one squashfs file
+    ///
+    /// A squashfs or SIF file as the source is packed anew, with other settings or laid out for a program; what is in it
+    /// stays as it is.
     Build(Build),
     /// Show what an image file contains
     Inspect(Inspect),
@@ -172,6 +176,9 @@ pub struct Build {
     /// Bytes in a data block, a power of two from 4K to 1M [default: 128K]
     #[arg(long, value_name = "SIZE", value_parser = parse::block_size)]
     pub block_size: Option<u32>,
+    /// Lay the files that a program reads out together, in the order of a profile, which becomes a part of the image
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// Compressing threads; one for each core when left out
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,

@@ -333,18 +333,8 @@ fn userns_a_sif_file_runs() {
         return;
     }
     let world = World::new();
-    let mut sif = vec![0_u8; 4096];
-    sif[32..42].copy_from_slice(b"SIF_MAGIC\0");
-    sif[88..96].copy_from_slice(&1_i64.to_le_bytes());
-    sif[96..104].copy_from_slice(&128_i64.to_le_bytes());
-    let descriptor = &mut sif[128..];
-    descriptor[..5].copy_from_slice(&[4, 0x40, 0, 0, 1]);
-    descriptor[17..25].copy_from_slice(&4096_i64.to_le_bytes());
-    descriptor[201] = 1;
-    descriptor[205] = 2;
-    sif.extend(fs::read(&world.image).unwrap());
     let path = world.path("image.sif");
-    fs::write(&path, sif).unwrap();
+    fs::write(&path, support::sif(&fs::read(&world.image).unwrap())).unwrap();
     let output = world.coracle().arg("exec").arg(&path).args(["echo", "from a sif"]).output().unwrap();
     assert_eq!(output.stdout, b"from a sif\n", "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -129,3 +129,42 @@ fn userns_a_built_directory_runs() {
     let forced = build(&["--force", "--quiet"]);
     assert!(forced.status.success() && forced.stdout.is_empty(), "{}", String::from_utf8_lossy(&forced.stderr));
 }
+
+#[test]
+fn userns_images_are_packed_anew_and_laid_out_by_a_profile() {
+    if unable() {
+        return;
+    }
+    let world = World::new();
+    let (out, profile) = (world.own_dir("out"), world.path("profile.json"));
+    fs::write(&profile, r#"{"version":1,"touched":[{"path":"/bin/busybox","blocks":[0]},{"path":"/gone"}]}"#).unwrap();
+    let sif = world.path("image.sif");
+    fs::write(&sif, support::sif(&fs::read(&world.image).unwrap())).unwrap();
+    for (name, source) in [("a.sqfs", &world.image), ("b.sqfs", &sif), ("c.sqfs", &out.join("b.sqfs"))] {
+        let output = out.join(name);
+        let mut build = world.coracle();
+        build.arg("build").arg(&output).arg(source);
+        // The last one has a profile of its own.
+        if name != "c.sqfs" {
+            build.arg("--profile").arg(&profile);
+        }
+        let built = build.output().unwrap();
+        let text = String::from_utf8_lossy(&built.stdout).into_owned();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        assert!(text.contains("profile: 1 files, ") && text.contains("; 1 are not in this image"), "{text}");
+        let ran = world.coracle().arg("exec").arg(&output).args(["echo", name]).output().unwrap();
+        assert_eq!(ran.stdout, format!("{name}\n").as_bytes(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let fails = |words: &[&str]| {
+        let output = world.coracle().arg("build").arg(out.join("x")).args(words).output().unwrap();
+        complaint(&output, 125)
+    };
+    let image = world.image.to_str().unwrap();
+    fs::write(&profile, r#"{"version":1,"touched":[{"path":"../x"}]}"#).unwrap();
+    let text = fails(&[image, "--profile", profile.to_str().unwrap()]);
+    assert!(text.contains("profile.json") && text.contains("\"../x\": the path is not absolute"), "{text}");
+    assert!(fails(&["/absent.sqfs"]).contains("cannot open image /absent.sqfs: No such file"));
+    assert!(fails(&["docker://debian"]).contains("use oci:DIR"));
+    assert!(fails(&[world.home.to_str().unwrap()]).contains("dir:"));
+    assert!(!out.join("x").exists());
+}

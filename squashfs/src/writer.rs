@@ -195,6 +195,19 @@ impl Writer {
         }
     }
 
+    /// Begins a group: files that come from here on lie together, behind all that came before, and share fragment
+    /// blocks with each other alone.
+    ///
+    /// A file shorter than a block is stored again though an equal one lies outside of the group, since reading it there
+    /// would take a fragment block of other files. A longer one is not: its blocks lie together wherever they are.
+    ///
+    /// # Errors
+    /// What stopped the image's making.
+    pub fn begin_group(&mut self) -> Result<(), Error> {
+        self.small_files.clear();
+        self.fragments.flush(&mut self.pipeline)
+    }
+
     /// Writes inodes, directories, tables and the superblock.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
     reason = "a helper of tests fails by panicking, which fails the test; skipped tests say why"
 )]
 
+pub mod agree;
 pub mod fixtures;
 pub mod layout;
 pub mod needs;

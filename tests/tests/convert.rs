@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
+use coracle_tests::agree::agree;
 use coracle_tests::fixtures::{
-    KernelMount, corner_image, corner_squashfs, export, flatten, standard_image, standard_squashfs, temp_dir, unpacked,
+    corner_image, corner_squashfs, export, flatten, standard_image, standard_squashfs, temp_dir, unpacked,
 };
 use coracle_tests::layout::Layout;
 use coracle_tests::needs;
@@ -11,7 +12,6 @@ use coracle_tests::process::{User, coracle, run, run_with_peak_rss};
 use coracle_tests::tree::{Expected, Tree, assert_same, sha256_of};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 /// Where `umoci unpack` and a conversion may differ, and why.
@@ -48,24 +48,6 @@ fn build(output: &Path, source: &str, options: &[&str]) {
 
 fn latest(layout: &Path) -> String {
     format!("oci:{}:latest", layout.display())
-}
-
-/// The image as others see it, against how we see it.
-fn agree(what: &str, image: &Path, seen: &Tree) {
-    if let Some(mount) = KernelMount::new(image) {
-        assert_same(&format!("{what}: kernel"), &Tree::of_directory(mount.path()), seen, &[]);
-    }
-    let dir = temp_dir();
-    let unpacked = dir.path().join("unpacked");
-    run(Command::new("unsquashfs").args(["-no-progress", "-quiet", "-dest"]).arg(&unpacked).arg(image)).success();
-    assert_same(&format!("{what}: unsquashfs"), &Tree::of_directory(&unpacked), seen, &[]);
-    let with_xattrs = seen.paths_with_xattrs();
-    let theirs = Tree::of_squashfs_ng(image, &|path| with_xattrs.contains(path));
-    let not_utf8 = Expected {
-        reason: "the binding to libsquashfs has no way to a name that is not UTF-8",
-        covers: |path, what| what == "extra" && std::str::from_utf8(path).is_err(),
-    };
-    assert_same(&format!("{what}: libsquashfs"), &theirs, seen, &[not_utf8]);
 }
 
 #[test]

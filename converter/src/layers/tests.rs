@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::flatten::Problem as EntryProblem;
 use crate::flatten::tree::Kind;
 use crate::layer::Blob;
-use crate::sink::Content;
+use crate::sink::{Content, Fill};
 use crate::test_tar::TarBuilder;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -23,7 +23,7 @@ struct MemoryFile {
 impl DataSink for Memory {
     type Id = usize;
 
-    fn file(&mut self, size: u64, fill: &mut dyn FnMut(&mut dyn Content) -> Result<(), Error>) -> Result<usize, Error> {
+    fn file(&mut self, _path: &[u8], size: u64, fill: &mut Fill<'_>) -> Result<usize, Error> {
         let mut file = MemoryFile { content: String::new(), left: size };
         fill(&mut file)?;
         assert_eq!(file.left, 0, "content is shorter than announced");

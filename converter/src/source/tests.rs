@@ -13,6 +13,7 @@ fn sources_are_told_by_their_form() {
         ("docker-archive:f:a/b:3", Source::DockerArchive { file: "f".into(), reference: some("a/b:3") }),
         ("tar:root:fs.tar.gz", Source::Tar { file: "root:fs.tar.gz".into() }),
         ("dir:/a:b", Source::Directory { dir: "/a:b".into() }),
+        ("squashfs:a:b", Source::Squashfs { file: "a:b".into(), offset: 0 }),
     ] {
         let source: Source = text.parse().unwrap();
         assert_eq!(source, expected);

@@ -5,13 +5,14 @@ pub mod tar;
 
 use coracle_converter::{Digest, Error, Options, Source, convert};
 use coracle_squashfs::compress::Compression;
-use coracle_squashfs::reader::{FileType, Image, OpenOptions};
+use coracle_squashfs::reader::{FileType, Image, OpenOptions, ReadAt};
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -146,11 +147,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What was added to every image.
-const ADDED: [&str; 16] = [
+const ADDED: [&str; 17] = [
     "/.coracle",
     "/.coracle/config.json",
     "/.coracle/image.json",
     "/.coracle/manifest.json",
+    "/.coracle/profile.json",
     "/dev",
     "/etc",
     "/etc/group",
@@ -220,6 +222,35 @@ pub fn list_all(path: &Path) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Notes which bytes are read.
+struct Spy(File, Mutex<Vec<(u64, u64)>>);
+
+impl ReadAt for &Spy {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.1.lock().unwrap().push((offset, offset + buf.len() as u64));
+        ReadAt::read_exact_at(&self.0, buf, offset)
+    }
+
+    fn size(&self) -> std::io::Result<u64> {
+        self.0.size()
+    }
+}
+
+/// First byte of the first stored block of a file, and first byte behind the last one.
+pub fn extent(image: &Path, path: &str) -> (u64, u64) {
+    let spy = Spy(File::open(image).unwrap(), Mutex::default());
+    let image = Image::open(&spy, OpenOptions::default()).unwrap();
+    let inode = image.resolve(path.as_bytes()).unwrap().unwrap();
+    spy.1.lock().unwrap().clear();
+    for block in 0..image.block_count(&inode) {
+        image.block(&inode, block).unwrap();
+    }
+    let tables = image.superblock().inode_table_start.get();
+    let reads = spy.1.lock().unwrap();
+    let data = reads.iter().filter(|(_, end)| *end <= tables);
+    (data.clone().map(|read| read.0).min().unwrap(), data.map(|read| read.1).max().unwrap())
 }
 
 pub fn layout_source(dir: &Path, reference: Option<&str>) -> Source {

@@ -228,3 +228,18 @@ pub fn converse(command: Command, input: Vec<u8>) -> Output {
     writer.join().unwrap().unwrap();
     output
 }
+
+/// A SIF file with this image as its root file system.
+pub fn sif(image: &[u8]) -> Vec<u8> {
+    let mut sif = vec![0_u8; 4096];
+    sif[32..42].copy_from_slice(b"SIF_MAGIC\0");
+    sif[88..96].copy_from_slice(&1_i64.to_le_bytes());
+    sif[96..104].copy_from_slice(&128_i64.to_le_bytes());
+    let descriptor = &mut sif[128..];
+    descriptor[..5].copy_from_slice(&[4, 0x40, 0, 0, 1]);
+    descriptor[17..25].copy_from_slice(&4096_i64.to_le_bytes());
+    descriptor[201] = 1;
+    descriptor[205] = 2;
+    sif.extend(image);
+    sif
+}
