@@ -63,6 +63,41 @@ pub enum Command {
     /// A session is the mount of an image that all of a user's launches on a node share. It ends by itself some
     /// seconds after its last program.
     Session(Session),
+    /// Find out what a program reads of an image, for an image that is laid out for it
+    Profile(Profile),
+}
+
+/// `profile`.
+#[derive(Debug, Args)]
+pub struct Profile {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ProfileCommand,
+}
+
+/// What can be done with profiles.
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    /// Run a program and write down what it reads, in order
+    ///
+    /// `coracle build --profile FILE NEW.sqfs IMAGE.sqfs` then makes an image in which that lies together, and is read
+    /// ahead. The exit status is the program's own.
+    #[command(override_usage = "coracle profile record [OPTIONS] IMAGE [--] [COMMAND [ARG]...]")]
+    Record(Record),
+}
+
+/// `profile record`.
+#[derive(Debug, Args)]
+pub struct Record {
+    /// How to run it.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Where the profile goes [default: the image's name with .profile.json]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// A squashfs or SIF file, and the command; the image's own program when there is none
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
+    pub words: Vec<OsString>,
 }
 
 /// `session`.

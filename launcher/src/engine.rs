@@ -31,6 +31,7 @@ pub(crate) mod namespace;
 mod server;
 
 pub use error::{Error, Reason};
+pub use server::{Touches, touches};
 
 /// Names a file to which the server writes what goes wrong.
 const LOG: &str = "CORACLE_SERVER_LOG";
@@ -47,6 +48,8 @@ pub struct Ground {
     pub memo: Option<Memo>,
     /// Where in the image the program is, if it is there.
     pub program: Option<PathBuf>,
+    /// Where the server writes, when it ends, what was read: see [`Touches`].
+    pub record: Option<OwnedFd>,
 }
 
 /// A launch's part in a session.
@@ -257,8 +260,9 @@ impl Engine<'_> {
         let fuse = self.fuse.as_ref().ok_or_else(misplaced)?;
         let mut files = vec![image.descriptor()];
         let mut log_descriptor = None;
-        let mut server =
-            fuse::Server::new(image.image, ServeOptions { synthetic, switches, ..ServeOptions::new(uid, gid) })?;
+        let record = self.ground.record.take();
+        let options = ServeOptions { synthetic, switches, record: record.is_some(), ..ServeOptions::new(uid, gid) };
+        let mut server = fuse::Server::new(image.image, options)?;
         if let Some(program) = &self.ground.program {
             server.expect(program);
         }
@@ -277,7 +281,8 @@ impl Engine<'_> {
             _ => None,
         };
         let fuse = fuse.try_clone().map_err(failed)?;
-        self.server = Some(server::start(server::Equipment { server, fuse, keeper, files, log: log_descriptor })?);
+        let equipment = server::Equipment { server, fuse, keeper, files, log: log_descriptor, record };
+        self.server = Some(server::start(equipment)?);
         Ok(())
     }
 

@@ -45,7 +45,7 @@ pub(super) fn run(
             Ok(Some(Meeting::Joined(joined))) => join(&path, &verb, &options, joined)?,
             Ok(Some(Meeting::Founding(founding))) => {
                 let found = |who| Session::Found { founding, who, idle: sessions.idle };
-                first(&path, &verb, &options, Way::Found, found)?
+                first(&path, &verb, &options, Way::Found, None, found)?
             }
             Ok(None) => alone(&path, &verb, &options)?,
             Err(error) => {
@@ -137,7 +137,12 @@ fn prepare(
 }
 
 fn alone(path: &Path, verb: &Verb, options: &Options) -> anyhow::Result<Infallible> {
-    first(path, verb, options, Way::Alone, |_| Session::Without)
+    first(path, verb, options, Way::Alone, None, |_| Session::Without)
+}
+
+/// Runs a program in a mount of its own, whose server writes to `record` what is read.
+pub(super) fn recorded(path: &Path, verb: &Verb, options: &Options, record: OwnedFd) -> anyhow::Result<Infallible> {
+    first(path, verb, options, Way::Alone, Some(record), |_| Session::Without)
 }
 
 /// A launch that mounts the image.
@@ -146,6 +151,7 @@ fn first(
     verb: &Verb,
     options: &Options,
     way: Way,
+    record: Option<OwnedFd>,
     session: impl FnOnce(Identification) -> Session,
 ) -> anyhow::Result<Infallible> {
     trace::mark("open the image");
@@ -154,7 +160,7 @@ fn first(
     let program = wanted.program().and_then(|(name, search)| in_image(&tree, name, search));
     let (memo, image) = tree.finish();
     let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted) };
-    carry_out(&wanted.plan(way), Ground { image, session: session(host.who), key, memo, program })
+    carry_out(&wanted.plan(way), Ground { image, session: session(host.who), key, memo, program, record })
 }
 
 /// A launch that finds the image mounted.
@@ -169,7 +175,7 @@ fn join(path: &Path, verb: &Verb, options: &Options, joined: Box<Joined>) -> any
         Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
         None => (Way::Join, Session::Join(joined)),
     };
-    let ground = Ground { image: None, session, key, memo, program: None };
+    let ground = Ground { image: None, session, key, memo, program: None, record: None };
     match engine::launch(&wanted.plan(way), ground, &mut |warning| warn(&warning)) {
         Err(engine::Error::Session(error)) => {
             warn(&format!("{error}: mounting the image once more for this launch"));

@@ -2,6 +2,7 @@
 
 mod build;
 mod launch;
+mod record;
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
@@ -26,14 +27,16 @@ fn main() -> ExitCode {
         }
     };
     match dispatch(cli) {
-        Ok(exit) => exit.into(),
+        Ok(exit) => exit,
         Err(error) if is_broken_pipe(&error) => Exit::Success.into(),
-        Err(error) => {
-            let exit = error.downcast_ref::<engine::Error>().map_or(Exit::Failure, engine::Error::exit);
-            say(&format!("coracle: error: {error:#}"));
-            exit.into()
-        }
+        Err(error) => complain(&error).into(),
     }
+}
+
+/// Says what went wrong, and what to exit with.
+fn complain(error: &anyhow::Error) -> Exit {
+    say(&format!("coracle: error: {error:#}"));
+    error.downcast_ref::<engine::Error>().map_or(Exit::Failure, engine::Error::exit)
 }
 
 /// Tells the caller, who may have closed standard error.
@@ -51,13 +54,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
-    match cli.command {
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let exit = match cli.command {
         Command::Run(launch) => launch::run(&launch.flags, &launch.words, |rest| Ok(Verb::Run(rest))),
         Command::Shell(launch) => launch::run(&launch.flags, &launch.words, |rest| Ok(Verb::Shell(rest))),
         Command::Exec(launch) => launch::run(&launch.flags, &launch.words, |rest| {
             cli::command(rest).context("no command given: write coracle exec IMAGE COMMAND, or coracle run IMAGE")
         }),
+        // Its exit status is its program's.
+        Command::Profile(cli::Profile { command: cli::ProfileCommand::Record(arguments) }) => {
+            return record::record(&arguments);
+        }
         Command::Spec(spec) => launch::show(&spec),
         Command::Session(session) => launch::sessions(&session.command),
         Command::Build(arguments) => {
@@ -73,7 +80,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             print(|out| Ok(report.write(arguments.json, out)?))?;
             Ok(if report.fit { Exit::Success } else { Exit::Unfit })
         }
-    }
+    };
+    exit.map(ExitCode::from)
 }
 
 fn show_image(arguments: &cli::Inspect) -> anyhow::Result<Exit> {

@@ -6,9 +6,10 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
+use coracle_squashfs::format::InodeRef;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
@@ -44,6 +45,21 @@ pub(super) struct Equipment {
     pub(super) files: Vec<RawFd>,
     /// One of them: the log.
     pub(super) log: Option<RawFd>,
+    /// Where to write what was read.
+    pub(super) record: Option<OwnedFd>,
+}
+
+/// Inodes and blocks in files, in the order in which they were first read.
+pub type Touches = Vec<(InodeRef, u64)>;
+
+/// What a server has written to a [`Ground::record`](super::Ground::record).
+#[must_use]
+pub fn touches(text: &str) -> Touches {
+    let pair = |line: &str| {
+        let (inode, block) = line.split_once(' ')?;
+        Some((InodeRef(inode.parse().ok()?), block.parse().ok()?))
+    };
+    text.lines().filter_map(pair).collect()
 }
 
 /// Starts the process. It goes on when [`Handle::mounted`] tells it to.
@@ -99,7 +115,7 @@ fn failure(message: &[u8]) -> Error {
 
 /// The process's whole life.
 fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
-    let Equipment { mut server, fuse, keeper, files, log } = equipment;
+    let Equipment { mut server, fuse, keeper, files, log, record } = equipment;
     let fail = |text: String| {
         let mut message = vec![FAILED];
         message.extend(text.into_bytes());
@@ -109,6 +125,8 @@ fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
     };
     let mut keep = vec![fuse.as_raw_fd(), channel.as_raw_fd()];
     keep.extend(files);
+    keep.extend(record.iter().map(AsRawFd::as_raw_fd));
+    let control = server.control();
     keep.extend(keeper.iter().flat_map(Keeper::descriptors));
     let sign = keeper.as_ref().map(Keeper::sign);
     let serve = || {
@@ -136,6 +154,12 @@ fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
     let outcome: Result<(), String> = serve();
     if let Some(sign) = sign {
         sign.take_down();
+    }
+    if let Some(record) = record {
+        let touched = control.touched();
+        let text: String = touched.iter().map(|touch| format!("{} {}\n", touch.inode, touch.block)).collect();
+        // Whoever wanted to know may be gone.
+        let _ = File::from(record).write_all(text.as_bytes());
     }
     if let Err(text) = outcome {
         fail(text);

@@ -109,6 +109,18 @@ pub fn in_child(body: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Starts a child process that runs `body` and exits with what it returns.
+///
+/// # Errors
+/// When no process can be created.
+pub fn spawn_child(body: impl FnOnce() -> u8) -> io::Result<nix::unistd::Pid> {
+    // SAFETY: the callers have one thread, so no lock is held by another.
+    match unsafe { fork() }? {
+        ForkResult::Child => exit_now(catch_unwind(AssertUnwindSafe(body)).unwrap_or(u8::MAX).into()),
+        ForkResult::Parent { child } => Ok(child),
+    }
+}
+
 /// Ends the process without running what the launcher registered for its own end.
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory.

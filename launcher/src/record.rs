@@ -1,0 +1,99 @@
+//! `profile record`: runs a program and writes down which blocks of the image it reads, in order.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use coracle::cli::{self, Record};
+use coracle::engine::{Touches, touches};
+use coracle::image::ImageFile;
+use coracle::options::Verb;
+use coracle::sys::process;
+use coracle_converter::profile::{Profile, ProfiledImage, Touched};
+use coracle_squashfs::format::InodeRef;
+use coracle_squashfs::reader::Kind;
+use nix::sys::wait::{WaitStatus, waitpid};
+
+use super::{complain, launch};
+
+/// What a profile's name ends in, unless it was given one.
+const EXTENSION: &str = "profile.json";
+
+/// Runs the program and writes its profile. The exit status is the program's own.
+pub(super) fn record(arguments: &Record) -> anyhow::Result<ExitCode> {
+    let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
+    let command: Vec<String> =
+        rest.iter().filter(|word| *word != "--").map(|word| word.to_string_lossy().into_owned()).collect();
+    let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
+    let options = arguments.flags.options()?;
+    let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
+    let output = arguments.output.clone().unwrap_or_else(|| path.with_extension(EXTENSION));
+
+    let (mut report, write) = io::pipe().context("cannot make a pipe")?;
+    let child = process::spawn_child(|| match launch::recorded(&path, &verb, &options, write.into()) {
+        Ok(never) => match never {},
+        Err(error) => complain(&error) as u8,
+    });
+    let child = child.context("cannot start a process")?;
+    // The server writes when the mount ends, which is when the last process of the container has ended.
+    let mut text = String::new();
+    report.read_to_string(&mut text).context("cannot read from the file system server")?;
+    let status = match waitpid(child, None).context("cannot wait for the program")? {
+        WaitStatus::Exited(_, status) => u8::try_from(status).unwrap_or(u8::MAX),
+        WaitStatus::Signaled(_, signal, _) => 128_u8.saturating_add(signal as u8),
+        _ => u8::MAX,
+    };
+    let touches = touches(&text);
+    if touches.is_empty() {
+        anyhow::ensure!(status >= 125, "cannot record {}: the program read nothing of the image", image.display());
+        return Ok(status.into());
+    }
+    let profile = profile(&ImageFile::open(&path)?, command, &touches)?;
+    write_whole(&output, &profile.to_json().context("cannot write the profile")?)
+        .with_context(|| format!("cannot write {}", output.display()))?;
+    super::say(&format!("{}: {} files", output.display(), profile.touched.len()));
+    Ok(status.into())
+}
+
+/// Names what was touched, which the server knows by inode.
+fn profile(image: &ImageFile, command: Vec<String>, touches: &Touches) -> anyhow::Result<Profile> {
+    let mut places: HashMap<InodeRef, usize> = HashMap::new();
+    let mut files: Vec<Vec<u32>> = Vec::new();
+    for (inode, block) in touches {
+        let place = *places.entry(*inode).or_insert_with(|| {
+            files.push(Vec::new());
+            files.len() - 1
+        });
+        if let (Some(blocks), Ok(block)) = (files.get_mut(place), u32::try_from(*block)) {
+            blocks.push(block);
+        }
+    }
+    let mut named: Vec<Touched> = files.into_iter().map(|blocks| Touched { path: Vec::new(), blocks }).collect();
+    for entry in image.image.walk() {
+        let entry = entry.with_context(|| format!("cannot read image {}", image.path.display()))?;
+        if let (Kind::File { .. }, Some(place)) = (&entry.inode.kind, places.remove(&entry.inode.reference)) {
+            if let Some(touched) = named.get_mut(place) {
+                touched.path = entry.path;
+            }
+        }
+    }
+    named.retain(|touched| !touched.path.is_empty());
+    let superblock = image.image.superblock();
+    let of = ProfiledImage { size: superblock.bytes_used.get(), mkfs_time: Some(superblock.mkfs_time.get()) };
+    Ok(Profile { command, image: Some(of), touched: named })
+}
+
+/// Under its name, the file is there as a whole or not at all.
+fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".{}.part", std::process::id()));
+    let part = PathBuf::from(part);
+    let result = fs::write(&part, content).and_then(|()| fs::rename(&part, path));
+    if result.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    result
+}
