@@ -31,7 +31,9 @@ pub struct Cli {
 }
 
 /// The verbs.
+// Each verb's options are made when it is the one: that is a tenth of a launch.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Run the image's own program (its entrypoint and command)
     ///

@@ -3,6 +3,8 @@
 //! No name service module is loaded into the process: a static build could not, and at scale a directory server would
 //! feel it. Users that the files do not know are asked for with one `getent` each.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -93,34 +95,48 @@ pub struct Host {
     pub mount_point: PathBuf,
 }
 
-impl Host {
-    /// Collects the facts; `known` spares looking the caller up, which may be a trip to a directory server.
+/// All that can be known without asking who the caller is.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    env: Vec<(OsString, OsString)>,
+    cwd: Option<PathBuf>,
+    home: Option<PathBuf>,
+    file_settings: Vec<EnvSetting>,
+    mount_point: PathBuf,
+}
+
+impl Surroundings {
+    /// Looks around.
     ///
     /// # Errors
     /// When a file that `options` name cannot be used.
-    pub fn collect(options: &Options, known: Option<Identification>) -> Result<Self, Error> {
-        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    pub fn collect(options: &Options) -> Result<Self, Error> {
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        let value = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        let who = known.unwrap_or_else(|| identify(uid, gid, value("USER"), value("HOME")));
-        let home = [value("HOME").map(PathBuf::from), Some(who.account.home.clone())].into_iter().flatten();
-        let home = home.into_iter().find(|path| path.is_absolute() && path.is_dir());
         let mut file_settings = Vec::new();
         for path in &options.env_files {
             let content = fs::read(path).map_err(|cause| Error::EnvFile { path: path.clone(), cause })?;
             let settings = parse::env_file(&content).map_err(|line| Error::EnvLine { path: path.clone(), line })?;
             file_settings.extend(settings);
         }
-        Ok(Self {
-            uid,
-            gid,
-            who,
-            cwd: cwd(value("PWD")),
-            home,
-            env,
-            file_settings,
-            mount_point: mount_point().ok_or(Error::NoMountPoint)?,
-        })
+        let home = value(&env, "HOME").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
+        let (cwd, mount_point) = (cwd(value(&env, "PWD")), mount_point().ok_or(Error::NoMountPoint)?);
+        Ok(Self { env, cwd, home, file_settings, mount_point })
+    }
+}
+
+fn value(env: &[(OsString, OsString)], name: &str) -> Option<OsString> {
+    env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+}
+
+impl Host {
+    /// Puts the facts together; `known` spares looking the caller up, which may be a trip to a directory server.
+    #[must_use]
+    pub fn new(surroundings: Surroundings, known: Option<Identification>) -> Self {
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let Surroundings { env, cwd, home, file_settings, mount_point } = surroundings;
+        let who = known.unwrap_or_else(|| identify(uid, gid, value(&env, "USER"), value(&env, "HOME")));
+        let home = home.or_else(|| Some(who.account.home.clone()).filter(|path| path.is_absolute() && path.is_dir()));
+        Self { uid, gid, who, cwd, home, env, file_settings, mount_point }
     }
 
     /// A variable of the environment.
@@ -135,14 +151,41 @@ pub(crate) fn mount_point() -> Option<PathBuf> {
     MOUNT_POINTS.iter().map(PathBuf::from).find(|path| path.is_dir())
 }
 
-/// The host itself.
+/// The host itself. Looks at each path once.
+#[derive(Debug, Default)]
+pub struct Disk(RefCell<HashMap<PathBuf, Option<Found>>>);
+
+/// What a path of the host led to.
 #[derive(Clone, Copy, Debug)]
-pub struct Disk;
+struct Found {
+    kind: Kind,
+    device: u64,
+    inode: u64,
+}
+
+impl Disk {
+    /// Device and inode of what is at `path`, symbolic links followed.
+    pub fn identity(&self, path: &Path) -> Option<(u64, u64)> {
+        self.find(path).map(|found| (found.device, found.inode))
+    }
+
+    fn find(&self, path: &Path) -> Option<Found> {
+        if let Some(known) = self.0.borrow().get(path) {
+            return *known;
+        }
+        let found = fs::metadata(path).ok().map(|metadata| Found {
+            kind: if metadata.is_dir() { Kind::Directory } else { Kind::File },
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        });
+        self.0.borrow_mut().insert(path.to_path_buf(), found);
+        found
+    }
+}
 
 impl Probe for Disk {
     fn kind(&self, path: &Path) -> Option<Kind> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(if metadata.is_dir() { Kind::Directory } else { Kind::File })
+        self.find(path).map(|found| found.kind)
     }
 }
 

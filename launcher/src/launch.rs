@@ -2,10 +2,8 @@
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +11,10 @@ use anyhow::Context;
 use coracle::cli::{self, Flags};
 use coracle::engine::{self, Ground, Session};
 use coracle::exit::Exit;
-use coracle::host::{Disk, Host, Identification};
+use coracle::host::{Disk, Host, Identification, Surroundings};
 use coracle::image::{Entry, ImageFile, locate};
 use coracle::options::{Options, Verb};
-use coracle::plan::{Plan, Wanted, Way};
+use coracle::plan::{Wanted, Way};
 use coracle::session::{self, ContainerKey, Identity, Joined, Meeting, Place, Remembered};
 use coracle::spec::{self, Composed, ImageFacts};
 use coracle::trace;
@@ -34,27 +32,39 @@ pub(super) fn run(
     words: &[OsString],
     verb: impl FnOnce(Vec<OsString>) -> anyhow::Result<Verb>,
 ) -> anyhow::Result<Exit> {
-    trace::start().with_context(|| format!("cannot open the file that {} names", trace::VARIABLE))?;
     let (image, rest) = cli::image_and_rest(words).context("no image given")?;
     let verb = verb(rest)?;
     let options = flags.options()?;
     let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
-    let never = match Sessions::read(flags)? {
-        None => alone(&path, &verb, &options)?,
-        Some(sessions) => match sessions.meet(&path) {
-            Ok(Some(Meeting::Joined(joined))) => join(&path, &verb, &options, joined)?,
-            Ok(Some(Meeting::Founding(founding))) => {
-                let found = |who| Session::Found { founding, who, idle: sessions.idle };
-                first(&path, &verb, &options, Way::Found, None, found)?
-            }
-            Ok(None) => alone(&path, &verb, &options)?,
-            Err(error) => {
-                warn(&format!("cannot use a session for the image: {error}: going on without"));
-                alone(&path, &verb, &options)?
-            }
-        },
+    let launch = |around| Launch { path: path.clone(), verb, options: options.clone(), around };
+    let Some(sessions) = Sessions::read(flags)? else {
+        let never = launch(Surroundings::collect(&options)?).first(Way::Alone, None, |_| Session::Without)?;
+        match never {}
+    };
+    trace::mark("look for the image's session");
+    let mut around = None;
+    let meeting = sessions.meet(&path, || around = Some(Surroundings::collect(&options)));
+    let launch = launch(around.unwrap_or_else(|| Surroundings::collect(&options))?);
+    let never = match meeting {
+        Ok(Some(Meeting::Joined(joined))) => launch.join(joined)?,
+        Ok(Some(Meeting::Founding(founding))) => {
+            let found = |who| Session::Found { founding, who, idle: sessions.idle };
+            launch.first(Way::Found, None, found)?
+        }
+        Ok(None) => launch.first(Way::Alone, None, |_| Session::Without)?,
+        Err(error) => {
+            warn(&format!("cannot use a session for the image: {error}: going on without"));
+            launch.first(Way::Alone, None, |_| Session::Without)?
+        }
     };
     match never {}
+}
+
+/// Runs a program in a mount of its own, whose server writes to `record` what is read.
+pub(super) fn recorded(path: &Path, verb: Verb, options: &Options, record: OwnedFd) -> anyhow::Result<Infallible> {
+    let around = Surroundings::collect(options)?;
+    let launch = Launch { path: path.to_path_buf(), verb, options: options.clone(), around };
+    launch.first(Way::Alone, Some(record), |_| Session::Without)
 }
 
 /// Prints what would happen.
@@ -64,7 +74,8 @@ pub(super) fn show(arguments: &cli::Spec) -> anyhow::Result<Exit> {
     let options = arguments.flags.options()?;
     let tree = Remembered::open(ImageFile::open(&image)?);
     let path = std::path::absolute(&image)?;
-    let Prepared { composed, wanted, .. } = prepare(&path, &tree, &verb, &options, None)?;
+    let around = Surroundings::collect(&options)?;
+    let Prepared { composed, wanted, .. } = Launch { path, verb, options, around }.prepare(&tree, None)?;
     let way = if Sessions::read(&arguments.flags)?.is_some() { Way::Found } else { Way::Alone };
     print(|out| {
         if arguments.steps {
@@ -105,9 +116,9 @@ impl Sessions {
     }
 
     /// The image's session; `None` when the image itself has to say what is wrong with it.
-    fn meet(&self, path: &Path) -> std::io::Result<Option<Meeting>> {
+    fn meet(&self, path: &Path, meanwhile: impl FnOnce()) -> std::io::Result<Option<Meeting>> {
         let Ok(identity) = Identity::of(path) else { return Ok(None) };
-        Place::open()?.map(|place| session::meet(place, &identity)).transpose()
+        Place::open()?.map(|place| session::meet(place, &identity, meanwhile)).transpose()
     }
 }
 
@@ -116,72 +127,67 @@ struct Prepared {
     host: Host,
     composed: Composed,
     wanted: Wanted,
+    disk: Disk,
 }
 
-fn prepare(
-    path: &Path,
-    tree: &Remembered,
-    verb: &Verb,
-    options: &Options,
-    who: Option<Identification>,
-) -> anyhow::Result<Prepared> {
-    trace::mark("collect facts");
-    let host = Host::collect(options, who)?;
-    trace::mark("compose the specification");
-    let facts = ImageFacts { path, offset: tree.offset(), tree };
-    let composed = spec::compose(&facts, verb, options, &host, &Disk)?;
-    composed.warnings.iter().for_each(|warning| warn(warning));
-    trace::mark("plan");
-    let wanted = Wanted::new(&composed.spec, &host.mount_point, &Disk)?;
-    Ok(Prepared { host, composed, wanted })
+/// A launch before it is known how it comes by the image's mount.
+struct Launch {
+    path: PathBuf,
+    verb: Verb,
+    options: Options,
+    around: Surroundings,
 }
 
-fn alone(path: &Path, verb: &Verb, options: &Options) -> anyhow::Result<Infallible> {
-    first(path, verb, options, Way::Alone, None, |_| Session::Without)
-}
+impl Launch {
+    fn prepare(&self, tree: &Remembered, who: Option<Identification>) -> anyhow::Result<Prepared> {
+        trace::mark("compose the specification");
+        let host = Host::new(self.around.clone(), who);
+        let facts = ImageFacts { path: &self.path, offset: tree.offset(), tree };
+        let disk = Disk::default();
+        let composed = spec::compose(&facts, &self.verb, &self.options, &host, &disk)?;
+        composed.warnings.iter().for_each(|warning| warn(warning));
+        trace::mark("plan");
+        let wanted = Wanted::new(&composed.spec, &host.mount_point, &disk)?;
+        Ok(Prepared { host, composed, wanted, disk })
+    }
 
-/// Runs a program in a mount of its own, whose server writes to `record` what is read.
-pub(super) fn recorded(path: &Path, verb: &Verb, options: &Options, record: OwnedFd) -> anyhow::Result<Infallible> {
-    first(path, verb, options, Way::Alone, Some(record), |_| Session::Without)
-}
+    /// Mounts the image.
+    fn first(
+        &self,
+        way: Way,
+        record: Option<OwnedFd>,
+        session: impl FnOnce(Identification) -> Session,
+    ) -> anyhow::Result<Infallible> {
+        trace::mark("open the image");
+        let tree = Remembered::open(ImageFile::open(&self.path)?);
+        let Prepared { host, wanted, disk, .. } = self.prepare(&tree, None)?;
+        let program = wanted.program().and_then(|(name, search)| in_image(&tree, name, search));
+        let (memo, image) = tree.finish();
+        let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted, &disk) };
+        let ground = Ground { image, session: session(host.who), key, memo, program, record };
+        Ok(engine::launch(&wanted.plan(way), ground, &mut |warning| warn(&warning))?)
+    }
 
-/// A launch that mounts the image.
-fn first(
-    path: &Path,
-    verb: &Verb,
-    options: &Options,
-    way: Way,
-    record: Option<OwnedFd>,
-    session: impl FnOnce(Identification) -> Session,
-) -> anyhow::Result<Infallible> {
-    trace::mark("open the image");
-    let tree = Remembered::open(ImageFile::open(path)?);
-    let Prepared { host, wanted, .. } = prepare(path, &tree, verb, options, None)?;
-    let program = wanted.program().and_then(|(name, search)| in_image(&tree, name, search));
-    let (memo, image) = tree.finish();
-    let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted) };
-    carry_out(&wanted.plan(way), Ground { image, session: session(host.who), key, memo, program, record })
-}
-
-/// A launch that finds the image mounted.
-fn join(path: &Path, verb: &Verb, options: &Options, joined: Box<Joined>) -> anyhow::Result<Infallible> {
-    let mut joined = joined;
-    let tree = Remembered::new(path.to_path_buf(), std::mem::take(&mut joined.memo));
-    let Prepared { wanted, .. } = prepare(path, &tree, verb, options, Some(joined.who.clone()))?;
-    let (memo, _) = tree.finish();
-    let key = key(&wanted);
-    let container: Option<OwnedFd> = joined.container(&key).filter(|_| wanted.is_common());
-    let (way, session) = match container {
-        Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
-        None => (Way::Join, Session::Join(joined)),
-    };
-    let ground = Ground { image: None, session, key, memo, program: None, record: None };
-    match engine::launch(&wanted.plan(way), ground, &mut |warning| warn(&warning)) {
-        Err(engine::Error::Session(error)) => {
-            warn(&format!("{error}: mounting the image once more for this launch"));
-            alone(path, verb, options)
+    /// Finds the image mounted.
+    fn join(&self, joined: Box<Joined>) -> anyhow::Result<Infallible> {
+        let mut joined = joined;
+        let tree = Remembered::new(self.path.clone(), std::mem::take(&mut joined.memo));
+        let Prepared { wanted, disk, .. } = self.prepare(&tree, Some(joined.who.clone()))?;
+        let (memo, _) = tree.finish();
+        let key = key(&wanted, &disk);
+        let container: Option<OwnedFd> = joined.container(&key).filter(|_| wanted.is_common());
+        let (way, session) = match container {
+            Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
+            None => (Way::Join, Session::Join(joined)),
+        };
+        let ground = Ground { image: None, session, key, memo, program: None, record: None };
+        match engine::launch(&wanted.plan(way), ground, &mut |warning| warn(&warning)) {
+            Err(engine::Error::Session(error)) => {
+                warn(&format!("{error}: mounting the image once more for this launch"));
+                self.first(Way::Alone, None, |_| Session::Without)
+            }
+            result => Ok(result?),
         }
-        result => Ok(result?),
     }
 }
 
@@ -198,18 +204,17 @@ fn in_image(tree: &Remembered, name: &OsStr, search: &OsStr) -> Option<PathBuf> 
     std::env::split_paths(search).filter(|path| path.is_absolute()).find_map(|path| executable(&path.join(name)))
 }
 
-fn carry_out(plan: &Plan, ground: Ground) -> anyhow::Result<Infallible> {
-    Ok(engine::launch(plan, ground, &mut |warning| warn(&warning))?)
-}
-
 /// What must be equal for two launches to have the same mounts: the steps, and which files and directories they find.
-fn key(wanted: &Wanted) -> ContainerKey {
+fn key(wanted: &Wanted, disk: &Disk) -> ContainerKey {
     let mut hash = blake3::Hasher::new();
-    hash.update(wanted.mounts_text().as_bytes());
+    wanted.describe_mounts(&mut |part| {
+        hash.update(&part.len().to_le_bytes());
+        hash.update(part);
+    });
     for source in &wanted.sources {
-        let found: (u64, u64) = fs::metadata(source).map(|found| (found.dev(), found.ino())).unwrap_or_default();
-        hash.update(&found.0.to_le_bytes());
-        hash.update(&found.1.to_le_bytes());
+        let (device, inode) = disk.identity(source).unwrap_or_default();
+        hash.update(&device.to_le_bytes());
+        hash.update(&inode.to_le_bytes());
     }
     *hash.finalize().as_bytes()
 }

@@ -16,8 +16,13 @@ use coracle::exit::Exit;
 use coracle::image::ImageFile;
 use coracle::inspect::{self, View};
 use coracle::options::Verb;
+use coracle::trace;
 
 fn main() -> ExitCode {
+    if let Err(error) = trace::start() {
+        warn(&format!("cannot open the file that {} names: {error}", trace::VARIABLE));
+    }
+    trace::mark("read the command line");
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -268,10 +268,24 @@ impl Wanted {
         self.mounts.iter().all(|step| matches!(step, Step::Bind { .. }))
     }
 
-    /// What the mounts depend on, besides the sources, in a form to compare.
-    #[must_use]
-    pub fn mounts_text(&self) -> String {
-        format!("{:?} {:?}", self.synthetic, self.mounts)
+    /// Gives `take` all that the mounts depend on, besides what is at their sources, part by part.
+    pub fn describe_mounts(&self, take: &mut dyn FnMut(&[u8])) {
+        for directory in &self.synthetic.directories {
+            take(directory.as_os_str().as_bytes());
+        }
+        for (path, file) in &self.synthetic.files {
+            take(path.as_os_str().as_bytes());
+            match file {
+                SyntheticFile::Empty => take(b"empty"),
+                SyntheticFile::Content(content, mode) => {
+                    take(content);
+                    take(&mode.to_le_bytes());
+                }
+            }
+        }
+        for step in &self.mounts {
+            take(format!("{step:?}").as_bytes());
+        }
     }
 
     /// The steps for a launch that comes by the image's mount in this way.

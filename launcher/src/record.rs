@@ -33,7 +33,7 @@ pub(super) fn record(arguments: &Record) -> anyhow::Result<ExitCode> {
     let output = arguments.output.clone().unwrap_or_else(|| path.with_extension(EXTENSION));
 
     let (mut report, write) = io::pipe().context("cannot make a pipe")?;
-    let child = process::spawn_child(|| match launch::recorded(&path, &verb, &options, write.into()) {
+    let child = process::spawn_child(|| match launch::recorded(&path, verb, &options, write.into()) {
         Ok(never) => match never {},
         Err(error) => complain(&error) as u8,
     });

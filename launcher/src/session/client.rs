@@ -122,9 +122,24 @@ impl AsFd for Sign {
 /// Whoever binds the socket's name is the founder; the others wait in its queue. The lock is held for that moment only,
 /// and is the kernel's to release, so a launch that dies leaves nothing behind.
 ///
+/// `meanwhile` is called once, while the server thinks or before this launch does the rest.
+///
 /// # Errors
 /// When there is neither: the launch then goes without.
-pub fn meet(place: Place, identity: &Identity) -> io::Result<Meeting> {
+pub fn meet(place: Place, identity: &Identity, meanwhile: impl FnOnce()) -> io::Result<Meeting> {
+    let mut meanwhile = Some(meanwhile);
+    let result = look(place, identity, &mut || {
+        if let Some(meanwhile) = meanwhile.take() {
+            meanwhile();
+        }
+    });
+    if let Some(meanwhile) = meanwhile {
+        meanwhile();
+    }
+    result
+}
+
+fn look(place: Place, identity: &Identity, meanwhile: &mut dyn FnMut()) -> io::Result<Meeting> {
     let name = identity.socket();
     for _ in 0..ATTEMPTS {
         let mut dialled = dial(&place, &name)?;
@@ -139,7 +154,7 @@ pub fn meet(place: Place, identity: &Identity) -> io::Result<Meeting> {
             }
         }
         let Some(socket) = dialled else { continue };
-        match join(socket) {
+        match join(socket, meanwhile) {
             // It ended between two words, or its founder did not get to mount the image.
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
@@ -185,8 +200,10 @@ fn listen_at(place: &Place, name: &str) -> io::Result<(OwnedFd, u64)> {
     Ok((listener, inode))
 }
 
-fn join(socket: OwnedFd) -> io::Result<Joined> {
+fn join(socket: OwnedFd, meanwhile: &mut dyn FnMut()) -> io::Result<Joined> {
     send(&socket, &Request::Join, &[])?;
+    // The server has to be woken up first.
+    meanwhile();
     let (answer, mut descriptors) = receive(&socket)?;
     let Answer::Welcome { memo, who, containers } = answer else { return Err(misunderstood()) };
     if descriptors.len() != containers.len() + 2 {
