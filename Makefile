@@ -15,8 +15,8 @@ test:
 
 bench:
 	scripts/setup.sh bench
-	cargo build --release -p coracle
-	cargo run --release -p coracle-bench -- $(BENCH)
+	scripts/static.sh
+	cargo run --release -p coracle-bench -- --coracle $$(scripts/static.sh --path) $(BENCH)
 
 fuzz:
 	scripts/fuzz.sh $(FUZZ_SECONDS)

@@ -21,11 +21,11 @@ enum Contender {
 }
 
 /// Level 15, at which mksquashfs packs when nothing is said, and coracle's own default.
-pub fn run(images: &Images, rounds: usize) -> Result<Vec<Table>> {
+pub fn run(images: &Images, rounds: usize, finish: &dyn Fn(Table) -> Result<()>) -> Result<()> {
     let default = default_level(images)?;
     let mut levels = if images.small { vec![1] } else { vec![15, default] };
     levels.dedup();
-    levels.into_iter().map(|level| table(images, rounds, level)).collect()
+    levels.into_iter().try_for_each(|level| finish(table(images, rounds, level)?))
 }
 
 fn table(images: &Images, rounds: usize, level: u32) -> Result<Table> {

@@ -58,6 +58,21 @@ impl Images {
         Ok(Self { coracle: coracle.to_path_buf(), layout, tree, tar, image, scratch, small, user })
     }
 
+    /// The image once more, laid out by a profile of this command.
+    pub fn profiled(&self, command: &[&str]) -> Result<PathBuf> {
+        let name: String = command.concat().chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+        let (profile, image) = (self.scratch.join(format!("{name}.json")), self.scratch.join(format!("{name}.sqfs")));
+        if !image.exists() {
+            let mut record = Command::new(&self.coracle);
+            output(record.args(["profile", "record", "-o"]).arg(&profile).arg(&self.image).args(command))?;
+            output(
+                Command::new(&self.coracle).args(["build", "--profile"]).arg(&profile).arg(&image).arg(&self.image),
+            )?;
+            output(Command::new("chmod").arg("644").arg(&image))?;
+        }
+        Ok(image)
+    }
+
     /// A command as the unprivileged user, with the system's programs on `PATH`.
     pub fn as_user(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);

@@ -66,21 +66,22 @@ fn main() -> Result<()> {
     let machine = machine::Machine::look(&coracle)?;
     println!("{}", machine.describe());
 
-    let mut tables = Vec::new();
+    // Each as soon as it is finished: a run takes long, and may be cut short.
+    let finish = |table: rounds::Table| -> Result<()> {
+        report::write_json(&options.results, &machine, &table)?;
+        println!("\n{}", report::markdown(&table));
+        report::replace_in_page(&options.page, &machine, &[table])
+    };
     if options.wants("conversion") {
-        tables.extend(conversion::run(&images, options.rounds)?);
+        conversion::run(&images, options.rounds, &finish)?;
     }
     if options.wants("launch") {
-        tables.push(launch::run(&images, options.launch_rounds)?);
+        launch::run(&images, options.launch_rounds, &finish)?;
     }
     if options.wants("running") {
-        tables.extend(workload::run(&images, options.rounds)?);
+        workload::run(&images, options.rounds, &finish)?;
     }
-    for table in &tables {
-        report::write_json(&options.results, &machine, table)?;
-        println!("\n{}", report::markdown(table));
-    }
-    report::replace_in_page(&options.page, &machine, &tables)
+    Ok(())
 }
 
 /// Other users start programs and read images from here.

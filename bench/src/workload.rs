@@ -13,28 +13,60 @@ use std::time::Instant;
 struct Workload {
     name: &'static str,
     title: &'static str,
-    script: &'static str,
+    script: Script,
     cold: bool,
 }
 
-const WORKLOADS: [Workload; 4] = [
-    Workload { name: "find", title: "find / -xdev -ls", script: "find / -xdev -ls", cold: true },
+/// What is run.
+#[derive(Clone, Copy)]
+enum Script {
+    /// This, by a shell, twice; the times include its programs' starts.
+    Shell(&'static str),
+    /// This, which says itself when it has begun, done it once and done it again.
+    Marked(&'static str),
+}
+
+/// The program whose profile the profiled image is laid out by.
+const IMPORT: [&str; 3] = ["python3", "-c", "import scipy.stats, scipy.optimize"];
+
+const RANDOM: &str = "\
+import os, random
+file = max((os.path.join(d, f) for d, _, fs in os.walk('/usr/lib') for f in fs if not os.path.islink(os.path.join(d, f))), key=os.path.getsize)
+size = os.path.getsize(file)
+random.seed(1)
+at = [random.randrange(size - 4096) & ~4095 for _ in range(3000)]
+fd = os.open(file, os.O_RDONLY)
+print('mark', flush=True)
+for offset in at: os.pread(fd, 4096, offset)
+print('mark', flush=True)
+for offset in at: os.pread(fd, 4096, offset)
+print('mark', flush=True)
+";
+
+const WORKLOADS: [Workload; 5] = [
+    Workload { name: "find", title: "find / -xdev -ls", script: Script::Shell("find / -xdev -ls"), cold: true },
     Workload {
         name: "import",
         title: "python3 -c 'import scipy.stats, scipy.optimize'",
-        script: "python3 -c 'import scipy.stats, scipy.optimize'",
+        script: Script::Shell("python3 -c 'import scipy.stats, scipy.optimize'"),
         cold: true,
     },
     Workload {
         name: "read",
         title: "Reading all of /usr",
-        script: "find /usr -xdev -type f -print0 | xargs -0 cat",
+        script: Script::Shell("find /usr -xdev -type f -print0 | xargs -0 cat"),
         cold: false,
     },
     Workload {
         name: "read-parallel",
         title: "Reading all of /usr, two at a time",
-        script: "find /usr -xdev -type f -print0 | xargs -0 -n 256 -P 2 cat",
+        script: Script::Shell("find /usr -xdev -type f -print0 | xargs -0 -n 256 -P 2 cat"),
+        cold: false,
+    },
+    Workload {
+        name: "random",
+        title: "3000 random reads of 4 KiB in the largest file",
+        script: Script::Marked(RANDOM),
         cold: false,
     },
 ];
@@ -42,6 +74,7 @@ const WORKLOADS: [Workload; 4] = [
 #[derive(Clone, Copy, Debug)]
 enum Contender {
     Coracle,
+    CoracleProfiled,
     Kernel,
     SquashfuseLl,
     ChRunImage,
@@ -50,9 +83,9 @@ enum Contender {
 }
 
 /// A table for each workload.
-pub fn run(images: &Images, rounds: usize) -> Result<Vec<Table>> {
+pub fn run(images: &Images, rounds: usize, finish: &dyn Fn(Table) -> Result<()>) -> Result<()> {
     let wanted = |workload: &&Workload| !images.small || workload.name == "find";
-    WORKLOADS.iter().filter(wanted).map(|workload| table(images, rounds, workload)).collect()
+    WORKLOADS.iter().filter(wanted).try_for_each(|workload| finish(table(images, rounds, workload)?))
 }
 
 fn table(images: &Images, rounds: usize, workload: &Workload) -> Result<Table> {
@@ -61,6 +94,10 @@ fn table(images: &Images, rounds: usize, workload: &Workload) -> Result<Table> {
         ("kernel squashfs".to_owned(), Contender::Kernel),
         ("directory".to_owned(), Contender::Directory),
     ];
+    if workload.name == "import" {
+        images.profiled(&IMPORT)?;
+        contenders.insert(1, ("coracle, image with a profile of this program".to_owned(), Contender::CoracleProfiled));
+    }
     if installed("squashfuse_ll") {
         contenders.push(("squashfuse_ll".to_owned(), Contender::SquashfuseLl));
     }
@@ -69,7 +106,7 @@ fn table(images: &Images, rounds: usize, workload: &Workload) -> Result<Table> {
         contenders.push(("ch-run, directory".to_owned(), Contender::ChRunDirectory));
     }
     // The small image's busybox knows no -ls.
-    let script = if images.small { "find / -xdev" } else { workload.script };
+    let script = if images.small { Script::Shell("find / -xdev") } else { workload.script };
     let samples = interleave(rounds, &contenders, |contender| {
         let mut rows = Vec::new();
         if workload.cold {
@@ -136,24 +173,38 @@ impl Drop for Mounted {
 }
 
 /// Runs the script twice in one container; the times of the first and of the second run.
-fn twice(images: &Images, contender: Contender, script: &str) -> Result<(Cost, Cost)> {
+fn twice(images: &Images, contender: Contender, script: Script) -> Result<(Cost, Cost)> {
     // The shell's own words mark the times, so that neither mounting nor starting counts, nor a clock program's start.
     // What fails would be quick for nothing, so it ends the benchmark.
-    let marked = format!(
-        "echo mark; {{ {script}; }} >/dev/null || exit 1; echo mark; {{ {script}; }} >/dev/null || exit 1; echo mark"
-    );
-    let shell = ["/bin/sh", "-c", &marked];
+    let marked;
+    let words = match script {
+        Script::Shell(script) => {
+            marked = format!(
+                "echo mark; {{ {script}; }} >/dev/null || exit 1; echo mark; {{ {script}; }} >/dev/null || exit 1; echo mark"
+            );
+            ["/bin/sh", "-c", &marked]
+        }
+        Script::Marked(script) => ["/usr/bin/python3", "-c", script],
+    };
+    let exec = |image: &Path| {
+        // A server that just served would make a fresh mount warm.
+        let mut command = images.as_user(&images.coracle);
+        command.args(["exec", "--no-session"]).arg(image).args(words);
+        command
+    };
+    let mut peak_kib = 0;
     let marks = match contender {
-        Contender::Coracle => marks(images.as_user(&images.coracle).arg("exec").arg(&images.image).args(shell))?,
-        Contender::ChRunImage => marks(ch_run(images, &images.image).args(shell))?,
-        Contender::ChRunDirectory => marks(ch_run(images, &images.tree).args(shell))?,
+        Contender::Coracle => marks(&mut exec(&images.image), &mut || peak_kib = server_peak())?,
+        Contender::CoracleProfiled => marks(&mut exec(&images.profiled(&IMPORT)?), &mut || peak_kib = server_peak())?,
+        Contender::ChRunImage => marks(ch_run(images, &images.image).args(words), &mut || ())?,
+        Contender::ChRunDirectory => marks(ch_run(images, &images.tree).args(words), &mut || ())?,
         Contender::Kernel | Contender::SquashfuseLl | Contender::Directory => {
             let mounted = Mounted::new(images, contender)?;
-            marks(Command::new("chroot").arg(&mounted.0).args(shell))?
+            marks(Command::new("chroot").arg(&mounted.0).args(words), &mut || ())?
         }
     };
     let [start, middle, end] = marks[..] else { bail!("{contender:?} set {} marks instead of 3", marks.len()) };
-    let cost = |from: Instant, to: Instant| Cost { seconds: (to - from).as_secs_f64(), peak_kib: 0 };
+    let cost = |from: Instant, to: Instant| Cost { seconds: (to - from).as_secs_f64(), peak_kib };
     Ok((cost(start, middle), cost(middle, end)))
 }
 
@@ -164,15 +215,33 @@ fn ch_run(images: &Images, image: &Path) -> Command {
     command
 }
 
-/// When each line of a command's output arrived.
-fn marks(command: &mut Command) -> Result<Vec<Instant>> {
+/// Peak resident set of the file system server that is running, by the kernel's account.
+fn server_peak() -> u64 {
+    let peak = |process: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
+        let status = std::fs::read_to_string(process.path().join("status")).ok()?;
+        let line = status.lines().find(|line| name == "coracle-server\n" && line.starts_with("VmHWM:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(peak).max().unwrap_or(0)
+}
+
+/// When each line of a command's output arrived; `end` is called at the last.
+fn marks(command: &mut Command, end: &mut dyn FnMut()) -> Result<Vec<Instant>> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
     let out = child.stdout.take().context("a pipe from the container")?;
-    let marks = BufReader::new(out).lines().map(|line| line.map(|_| Instant::now())).collect::<Result<_, _>>();
+    let mut marks = Vec::new();
+    for line in BufReader::new(out).lines() {
+        line.context("read from the container")?;
+        marks.push(Instant::now());
+        if marks.len() == 3 {
+            end();
+        }
+    }
     let status = child.wait().context("wait for the container")?;
     if !status.success() {
         bail!("{command:?} failed: {status}");
     }
-    marks.context("read from the container")
+    Ok(marks)
 }
