@@ -23,6 +23,7 @@ mod expect;
 mod known;
 mod listing;
 mod listings;
+mod load;
 mod log;
 mod node;
 mod order;
@@ -204,7 +205,7 @@ impl Server {
     }
 
     /// Blocks that will be needed first, as [`Control::touched`] has recorded them: numbers of blocks in files. They are
-    /// unpacked in this order before they are asked for, as far as half of the cache holds them, in place of a guess.
+    /// unpacked in this order before they are asked for, as far as a quarter of the cache holds them, in place of a guess.
     pub fn prefetch(&mut self, blocks: Vec<(InodeRef, u64)>) {
         self.plan = Some(Plan::Blocks(blocks));
     }

@@ -123,7 +123,7 @@ struct Ahead<'a> {
 impl Ahead<'_> {
     fn list(&self, blocks: &[(InodeRef, u64)]) {
         // What is evicted before it is used has been unpacked for nothing.
-        let room = (self.control.cache_bytes / 2) / self.control.tree.common.block_size as usize;
+        let room = (self.control.cache_bytes / 4) / self.control.tree.common.block_size as usize;
         let mut unpacked = HashSet::new();
         for (inode, index) in blocks {
             if unpacked.len() >= room || self.is_over() {
@@ -138,7 +138,7 @@ impl Ahead<'_> {
     fn guess(&self, program: &Path) {
         let mut files = VecDeque::from([program.to_path_buf()]);
         let (mut seen, mut unpacked) = (HashSet::new(), HashSet::new());
-        let room = GUESS_MAX / self.control.tree.common.block_size as usize;
+        let room = GUESS_MAX.min(self.control.cache_bytes / 4) / self.control.tree.common.block_size as usize;
         while let Some(path) = files.pop_front() {
             if seen.len() >= FILES_MAX || self.is_over() {
                 return;
