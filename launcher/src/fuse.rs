@@ -10,6 +10,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use coracle_squashfs::format::InodeRef;
 use coracle_squashfs::reader::{self, Image};
@@ -23,6 +24,7 @@ mod expect;
 mod known;
 mod listing;
 mod listings;
+mod load;
 mod log;
 mod node;
 mod order;
@@ -41,6 +43,7 @@ mod tree;
 pub use control::Control;
 use device::Device;
 use expect::Plan;
+use load::Load;
 pub use record::Touch;
 use session::Session;
 pub use stats::{RequestKind, Stats};
@@ -204,9 +207,16 @@ impl Server {
     }
 
     /// Blocks that will be needed first, as [`Control::touched`] has recorded them: numbers of blocks in files. They are
-    /// unpacked in this order before they are asked for, as far as half of the cache holds them, in place of a guess.
+    /// unpacked in this order before they are asked for, as far as a quarter of the cache holds them, in place of a guess.
     pub fn prefetch(&mut self, blocks: Vec<(InodeRef, u64)>) {
         self.plan = Some(Plan::Blocks(blocks));
+    }
+
+    /// Opens the file besides the image that the server reads. After this it can do without opening any, so its process
+    /// may confine itself.
+    pub fn open_files(&self) {
+        let load = Load::new(Instant::now());
+        *self.control.load.lock().unwrap_or_else(PoisonError::into_inner) = Some(load);
     }
 
     /// Starts to unpack what is expected, in a thread, without waiting for [`run`](Self::run): the file system may

@@ -122,17 +122,16 @@ impl<S: ReadAt> Image<S> {
         })
     }
 
-    /// The same image, read through `wrap` of its source from now on and with another bound for its blocks; blocks
-    /// that are in memory are dropped, metadata stays.
-    pub fn rewrap<T: ReadAt>(mut self, cache_bytes: usize, wrap: impl FnOnce(S) -> T) -> Image<T> {
-        let metadata = cache_bytes / 4;
-        let (positions, data) = (metadata / 8, cache_bytes - metadata);
+    /// The same image, read through `wrap` of its source from now on and with other bounds, in bytes, for unpacked blocks
+    /// and metadata. Blocks that are in memory are dropped, metadata stays.
+    pub fn rewrap<T: ReadAt>(mut self, blocks: usize, metadata: usize, wrap: impl FnOnce(S) -> T) -> Image<T> {
+        let positions = metadata / 8;
         self.metadata.set_limit(metadata - positions);
         self.positions.set_limit(positions);
         Image {
             source: wrap(self.source),
             base: self.base,
-            data: Cache::new(data, self.geometry.block_size as usize),
+            data: Cache::new(blocks, self.geometry.block_size as usize),
             geometry: self.geometry,
             metadata: self.metadata,
             positions: self.positions,

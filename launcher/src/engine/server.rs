@@ -131,6 +131,7 @@ fn run(equipment: Equipment, channel: &OwnedFd, launcher: u32) {
     let sign = keeper.as_ref().map(Keeper::sign);
     let serve = || {
         settle(&keep).map_err(|error| format!("prepare its process: {error}"))?;
+        server.open_files();
         let confinement = confine::confine(sign.as_deref().map(AsFd::as_fd), log);
         let confinement = confinement.map_err(|error| format!("confine itself: {error}"))?;
         if let (Some(missing), Some(log)) = (confinement.missing(), log) {

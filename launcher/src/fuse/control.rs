@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use coracle_squashfs::reader::Stored;
 use rustix::io::Errno;
@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::device::Device;
 use super::expect::Waiting;
 use super::known::Known;
+use super::load::Load;
 use super::order::Order;
 use super::protocol::{NotifyInvalEntryOut, NotifyInvalInodeOut, notify};
 use super::push::Queue;
@@ -29,6 +30,8 @@ pub struct Control {
     pub(super) recent: Recent,
     pub(super) order: Order,
     pub(super) waiting: Waiting,
+    /// Opened before the server confines itself, until it runs.
+    pub(super) load: Mutex<Option<Load>>,
     /// Bytes that unpacked blocks may take.
     pub(super) cache_bytes: usize,
     pub(super) recorder: Option<Recorder>,
@@ -49,6 +52,7 @@ impl Control {
             recent: Recent::default(),
             order: Order::default(),
             waiting: Waiting::default(),
+            load: Mutex::new(None),
             cache_bytes,
             recorder: record.then(Recorder::default),
             features: AtomicU32::new(0),

@@ -192,11 +192,16 @@ fn offset_of(segments: &[Phdr], address: u64) -> Option<u64> {
 fn string(read: Read<'_>, at: u64) -> Option<Vec<u8>> {
     let mut string = Vec::new();
     while string.len() < NAME_MAX {
-        let mut byte = [0];
-        read(at.checked_add(string.len() as u64)?, &mut byte)?;
-        match byte {
-            [0] => return Some(string),
-            [byte] => string.push(byte),
+        let at = at.checked_add(string.len() as u64)?;
+        // By one where the file ends soon.
+        let mut part = [0; 32];
+        let part = if read(at, &mut part).is_some() { &part[..] } else { &[get::<u8>(read, at)?] };
+        match part.iter().position(|byte| *byte == 0) {
+            Some(end) => {
+                string.extend_from_slice(part.get(..end)?);
+                return Some(string);
+            }
+            None => string.extend_from_slice(part),
         }
     }
     None

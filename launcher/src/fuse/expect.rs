@@ -9,8 +9,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use coracle_converter::profile::{ProfileFile, Touched};
 use coracle_squashfs::format::InodeRef;
 use coracle_squashfs::reader::{Inode, Kind};
 
@@ -26,10 +28,14 @@ const FILES_MAX: usize = 64;
 const SCRIPT_LINE: usize = 256;
 /// The loader's list of libraries, which it reads whole.
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
+/// Among how many files of a profile its program is looked for.
+const PROGRAM_AMONG: usize = 4;
 /// Where libraries are, if nothing says otherwise; `*` stands for the machine's name.
 const LIBRARY_DIRS: [&str; 7] =
     ["/lib/*-linux-gnu", "/usr/lib/*-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"];
 
+/// How long the next file of a profile may take to be opened before the program is believed to do something else.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Files that the kernel is remembered to know while blocks are unpacked, at most.
 const KNOWN_MAX: usize = 1 << 12;
 
@@ -40,11 +46,15 @@ pub(super) struct Waiting {
     /// Whether anything waits or will.
     is_used: AtomicBool,
     is_over: AtomicBool,
+    /// Blocks have found their file.
+    fewer: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     blocks: HashMap<InodeRef, Vec<u64>>,
+    /// How many there are.
+    count: usize,
     known: HashSet<InodeRef>,
     is_unpacking: bool,
 }
@@ -60,6 +70,10 @@ impl Waiting {
             state.known.insert(inode);
         }
         let blocks = state.blocks.remove(&inode).unwrap_or_default();
+        state.count -= blocks.len();
+        if !blocks.is_empty() {
+            self.fewer.notify_all();
+        }
         self.is_used.store(state.is_unpacking || !state.blocks.is_empty(), Relaxed);
         blocks
     }
@@ -67,6 +81,16 @@ impl Waiting {
     /// Has the thread that unpacks end soon.
     pub(super) fn end(&self) {
         self.is_over.store(true, Relaxed);
+        self.fewer.notify_all();
+    }
+
+    /// Waits until fewer than `limit` blocks wait for their files; false if that does not come to pass in time.
+    fn wait_for_room(&self, limit: usize) -> bool {
+        let is_full = |state: &mut State| state.count >= limit && !self.is_over.load(Relaxed);
+        let waited = self.fewer.wait_timeout_while(self.lock(), PATIENCE, is_full);
+        let (state, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(state);
+        !result.timed_out() && !self.is_over.load(Relaxed)
     }
 
     /// Says that blocks will come. Before the kernel is told of any file.
@@ -88,6 +112,7 @@ impl Waiting {
         let is_known = state.known.contains(&inode);
         if !is_known {
             state.blocks.entry(inode).or_default().push(index);
+            state.count += 1;
         }
         is_known
     }
@@ -110,7 +135,10 @@ pub(super) enum Plan {
 pub(super) fn run(control: &Control, plan: Plan) {
     let ahead = Ahead { control };
     match plan {
-        Plan::Program(program) => ahead.guess(&program),
+        Plan::Program(program) => match ahead.profile(&program) {
+            Some(profile) => ahead.follow(&profile),
+            None => ahead.guess(&program),
+        },
         Plan::Blocks(blocks) => ahead.list(&blocks),
     }
     control.waiting.finish();
@@ -121,9 +149,41 @@ struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
+    /// The image's own profile, if it is one of this program.
+    fn profile(&self, program: &Path) -> Option<ProfileFile> {
+        let program = self.find(program)?.reference;
+        // Damage is for those to report who need the file.
+        let profile = ProfileFile::of_image(&self.control.tree.image).ok()??;
+        let is_in = |touched: &Touched| {
+            self.control
+                .tree
+                .image
+                .resolve(&touched.path)
+                .is_ok_and(|found| found.is_some_and(|found| found.reference == program))
+        };
+        // The kernel opens the program first of all.
+        profile.profile().touched.iter().take(PROGRAM_AMONG).any(is_in).then_some(profile)
+    }
+
+    /// Unpacks what a profile lists, in its order, as far ahead of the program as there is room.
+    fn follow(&self, profile: &ProfileFile) {
+        let room = (self.control.cache_bytes / 4) / self.control.tree.common.block_size as usize;
+        let mut unpacked = HashSet::new();
+        for touched in &profile.profile().touched {
+            // What the image lacks was there when the profile was made.
+            let Ok(Some(inode)) = self.control.tree.image.resolve(&touched.path) else { continue };
+            for block in &touched.blocks {
+                if !self.control.waiting.wait_for_room(room) {
+                    return;
+                }
+                self.unpack(&inode, (*block).into(), &mut unpacked);
+            }
+        }
+    }
+
     fn list(&self, blocks: &[(InodeRef, u64)]) {
         // What is evicted before it is used has been unpacked for nothing.
-        let room = (self.control.cache_bytes / 2) / self.control.tree.common.block_size as usize;
+        let room = (self.control.cache_bytes / 4) / self.control.tree.common.block_size as usize;
         let mut unpacked = HashSet::new();
         for (inode, index) in blocks {
             if unpacked.len() >= room || self.is_over() {
@@ -138,7 +198,7 @@ impl Ahead<'_> {
     fn guess(&self, program: &Path) {
         let mut files = VecDeque::from([program.to_path_buf()]);
         let (mut seen, mut unpacked) = (HashSet::new(), HashSet::new());
-        let room = GUESS_MAX / self.control.tree.common.block_size as usize;
+        let room = GUESS_MAX.min(self.control.cache_bytes / 4) / self.control.tree.common.block_size as usize;
         while let Some(path) = files.pop_front() {
             if seen.len() >= FILES_MAX || self.is_over() {
                 return;

@@ -8,6 +8,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use coracle_squashfs::format::InodeRef;
 use coracle_squashfs::reader::Block;
@@ -23,6 +25,10 @@ const WAITING_MAX: usize = 2 << 20;
 /// Pushes must start and end at pages, but at the end of the file. Larger pages only exist where blocks are larger, too:
 /// mksquashfs makes blocks of 4 KiB and up, and a push that covers no whole page does nothing.
 const PAGE: usize = 4096;
+
+/// How often, and in which intervals, a push is tried that the kernel may not be ready for.
+const TRIES: usize = 4;
+const BETWEEN: Duration = Duration::from_micros(30);
 
 /// Something to be pushed.
 pub(super) enum Job {
@@ -99,7 +105,7 @@ pub(super) fn run(control: &Control, device: &Device) {
         match job {
             Job::Tails { block, tails } => pusher.tails(&block, &tails),
             Job::Rest { node, at, block, asked } => pusher.rest(node, at, &block, asked),
-            Job::Ahead { inode, index } => drop(pusher.ahead(inode, index)),
+            Job::Ahead { inode, index } => pusher.ahead_soon(inode, index),
             Job::AheadFragment { fragment } => pusher.ahead_fragment(fragment),
         }
     }
@@ -127,12 +133,17 @@ impl Pusher<'_> {
         let Some(bytes) = block.bytes() else { return };
         let before = asked.start / PAGE * PAGE;
         let after = asked.end.next_multiple_of(PAGE);
+        let mut is_known = true;
         for (start, end) in [(after, bytes.len()), (0, before)] {
             if start < end
                 && let Some(data) = bytes.get(start..end)
             {
-                self.store(node, at + start as u64, data);
+                is_known &= self.store(node, at + start as u64, data);
             }
+        }
+        if is_known {
+            // The kernel has all of it. Its memory is of more use for the next block: touching new memory is dear.
+            self.control.tree.image.release(block);
         }
     }
 
@@ -148,10 +159,23 @@ impl Pusher<'_> {
         if is_known {
             match block.stored().fragment {
                 Some(fragment) => self.tails(&block, &self.control.known.take(fragment)),
-                None => drop(self.control.recent.is_new(block.stored())),
+                None => {
+                    self.control.recent.is_new(block.stored());
+                    tree.image.release(&block);
+                }
             }
         }
         is_known
+    }
+
+    /// The same for a file that the kernel has just been told of. It takes notice when the one who asked for it has run.
+    fn ahead_soon(&self, inode: InodeRef, index: u64) {
+        for _ in 0..TRIES {
+            if self.ahead(inode, index) {
+                return;
+            }
+            thread::sleep(BETWEEN);
+        }
     }
 
     fn ahead_fragment(&self, fragment: u32) {

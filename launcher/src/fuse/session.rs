@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::answer::{Lead, Worker};
 use super::control::Control;
 use super::device::{BUFFER, Device, Received};
+use super::load::Load;
 use super::protocol::{InitIn, InitOut, MAJOR, MINOR, MINOR_MIN, Malformed, Request, init, opcode};
 use super::spin::Poller;
 use super::{Error, READ_MAX};
@@ -81,7 +82,9 @@ impl<'a> Session<'a> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(Error::Session(error)),
             }
-            let poller = Poller::new(control.switches.spin && cpus > 1, Instant::now());
+            let now = Instant::now();
+            let load = control.load.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let poller = Poller::new(control.switches.spin && cpus > 1, now, load.unwrap_or_else(|| Load::new(now)));
             return Ok(Some(Self {
                 control,
                 device,

@@ -2,13 +2,14 @@
 //!
 //! Waking a thread takes longer than most answers. So a thread that has answered looks whether the next request comes
 //! soon. How long it looks grows while requests come soon and falls to nothing when they do not, so that an idle
-//! server uses no time at all.
+//! server uses no time at all. Nor does it look while others wait for a processor: the next request may be theirs to make.
 
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::device::Device;
+use super::load::Load;
 
 /// Longest time to look.
 const LONGEST: Duration = Duration::from_micros(300);
@@ -24,20 +25,21 @@ const PAUSE_LONGEST: Duration = Duration::from_millis(64);
 #[derive(Debug)]
 pub(super) struct Poller {
     window: Window,
+    load: Load,
     /// Time spent looking since it was last asked for.
     pub(super) spent: Duration,
 }
 
 impl Poller {
     /// `is_on` is whether to look at all: on a single processor it keeps the request from being made.
-    pub(super) fn new(is_on: bool, now: Instant) -> Self {
-        Self { window: Window::new(is_on, now), spent: Duration::ZERO }
+    pub(super) fn new(is_on: bool, now: Instant, load: Load) -> Self {
+        Self { window: Window::new(is_on, now), load, spent: Duration::ZERO }
     }
 
     /// Looks for a request as long as that is worth while; the caller then sleeps until there is one.
     pub(super) fn look(&mut self, device: &Device, start: Instant) {
         let window = self.window.length(start);
-        if window.is_zero() {
+        if window.is_zero() || !self.load.has_room(start) {
             return;
         }
         let before = preemptions();

@@ -61,7 +61,8 @@ pub(super) enum FileBytes {
 
 impl Tree {
     pub(super) fn new(image: Image<File>, options: &ServeOptions, cache_bytes: usize) -> Result<Self, Error> {
-        let image = image.rewrap(cache_bytes, Source::new);
+        // Metadata is small and used again and again; a block is hardly ever, once the kernel has it.
+        let image = image.rewrap(cache_bytes / 2, cache_bytes / 2, Source::new);
         let mut overlay = Overlay::default();
         overlay.add(&image, &options.synthetic)?;
         let superblock = image.superblock();

@@ -80,6 +80,19 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
         }
     }
 
+    /// Drops the value if it is there.
+    pub(super) fn remove(&self, key: K) {
+        let mut shard = self.shard(&key);
+        if let Some(Slot::Ready { .. }) = shard.map.get(&key)
+            && let Some(Slot::Ready { value, weight, .. }) = shard.map.remove(&key)
+        {
+            shard.weight -= weight;
+            shard.clock.retain(|other| *other != key);
+            drop(shard);
+            drop(value);
+        }
+    }
+
     /// The value if it is there, or being made by another thread.
     pub(super) fn peek(&self, key: K) -> Option<Arc<V>> {
         let flight = {
@@ -294,6 +307,20 @@ mod tests {
         assert!(result.is_err());
         assert!(!put(&cache, 1, 10));
         assert!(put(&cache, 1, 10));
+    }
+
+    #[test]
+    fn what_is_removed_leaves_nothing_behind() {
+        let cache: Cache<u32, Vec<u8>> = Cache::new(10_000, 10_000);
+        for _ in 0..100 {
+            assert!(!put(&cache, 1, 1000));
+            assert!(put(&cache, 1, 1000));
+            cache.remove(1);
+            cache.remove(2);
+        }
+        assert!(cache.ready(1).is_none());
+        assert_eq!(cache.weight(), 0);
+        assert_eq!(lock(&cache.shards[0]).clock.len(), 0);
     }
 
     #[test]

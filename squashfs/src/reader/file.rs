@@ -18,6 +18,8 @@ pub struct Block {
     offset: usize,
     len: usize,
     stored: Stored,
+    /// Under which the cache has it.
+    key: (u64, u32),
 }
 
 /// Where the stored block that a file's block comes from lies in the image.
@@ -79,7 +81,7 @@ impl Place {
                 None => check_len(extent, bytes.len(), self.len)?,
             }
         }
-        Ok(Block { bytes, offset: self.offset, len: self.len, stored: self.stored(extent) })
+        Ok(Block { bytes, offset: self.offset, len: self.len, stored: self.stored(extent), key: key(extent) })
     }
 }
 
@@ -176,6 +178,11 @@ impl<S: ReadAt> Image<S> {
         place.fill(file.number, extent, Some(bytes))
     }
 
+    /// Takes a block out of the cache, for when all of it is kept elsewhere.
+    pub fn release(&self, block: &Block) {
+        self.data.remove(block.key);
+    }
+
     /// Fragment block `index`, whole, as a block without a file. It stays in the cache.
     ///
     /// # Errors
@@ -184,7 +191,7 @@ impl<S: ReadAt> Image<S> {
         let extent = self.fragment_extent(index)?;
         let bytes = self.cached_fragment(extent)?;
         let stored = Stored { position: extent.position, size: extent.size & DATA_SIZE_MASK, fragment: Some(index) };
-        Ok(Block { offset: 0, len: bytes.len(), bytes: Some(bytes), stored })
+        Ok(Block { offset: 0, len: bytes.len(), bytes: Some(bytes), stored, key: key(extent) })
     }
 
     /// Where block `index` of a file lies in the image. Unpacks no data.

@@ -212,7 +212,8 @@ fn serving() {
 
 #[test]
 fn userns_small_caches_and_single_threads_serve_the_same() {
-    for switches in ["cache=1048576,threads=1", "threads=1,no-spin", "no-ttl,no-push-fragments", "cache=0,threads=4"] {
+    // 8 blocks of 128 KiB, and none.
+    for switches in ["cache=2097152,threads=1", "cache=0,threads=4,no-spin"] {
         run(Tier::User, "tree_is_the_sources", &[(Switches::VARIABLE, switches)]);
     }
 }
