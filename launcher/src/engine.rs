@@ -261,6 +261,7 @@ impl Engine<'_> {
         let mut files = vec![image.descriptor()];
         let mut log_descriptor = None;
         let record = self.ground.record.take();
+        let switches = if record.is_some() { switches.recording() } else { switches };
         let options = ServeOptions { synthetic, switches, record: record.is_some(), ..ServeOptions::new(uid, gid) };
         let mut server = fuse::Server::new(image.image, options)?;
         if let Some(program) = &self.ground.program {

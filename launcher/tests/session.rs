@@ -324,3 +324,39 @@ fn a_trace_shows_where_the_time_goes() {
     let numbers: Vec<u64> = text.lines().map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
     assert!(numbers.len() > 10 && !Path::new("1").exists(), "{text}");
 }
+
+#[test]
+fn userns_a_profile_is_recorded_and_laid_out() {
+    if unable() {
+        return;
+    }
+    let world = World::with(|tree| {
+        fs::write(tree.join("read-second"), "2").unwrap();
+        fs::write(tree.join("read-first"), vec![b'1'; 300_000]).unwrap();
+        fs::write(tree.join("unread"), "0").unwrap();
+    });
+    let profile = world.home.join("profile.json");
+    let mut record = world.coracle();
+    record.args(["profile", "record", "-o"]).arg(&profile).arg(&world.image);
+    let output = record.args(["--", "sh", "-c", "cat /read-first /read-second > /dev/null; exit 7"]).output().unwrap();
+    assert!(complaint(&output, 7).contains("files"));
+    let text = fs::read_to_string(&profile).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let paths: Vec<&str> =
+        value["touched"].as_array().unwrap().iter().map(|touched| touched["path"].as_str().unwrap()).collect();
+    let place = |name: &str| paths.iter().position(|path| *path == name);
+    assert!(place("/bin/busybox") < place("/read-first") && place("/read-first") < place("/read-second"), "{paths:?}");
+    assert!(place("/read-second").is_some() && place("/unread").is_none(), "{paths:?}");
+    let again = world.home.join("again.sqfs");
+    let mut build = world.coracle();
+    let output = build.args(["build", "--profile"]).arg(&profile).arg(&again).arg(&world.image).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut run = world.coracle();
+    let output = run.arg("exec").arg(&again).args(["sh", "-c", "cat /read-second /.coracle/profile.json"]).output();
+    assert_eq!(String::from_utf8(output.unwrap().stdout).unwrap(), format!("2{text}"));
+    // Nothing was run.
+    let mut record = world.coracle();
+    record.args(["profile", "record"]).arg(world.path("absent.sqfs")).args(["--", "true"]);
+    complaint(&record.output().unwrap(), 125);
+    world.assert_nothing_left();
+}

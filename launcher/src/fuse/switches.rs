@@ -49,6 +49,12 @@ impl Default for Switches {
 }
 
 impl Switches {
+    /// The same for a server that records: what the kernel is given unasked, it does not ask for.
+    #[must_use]
+    pub fn recording(self) -> Self {
+        Self { push_fragments: false, push_rest: false, readahead: false, expect: false, ..self }
+    }
+
     /// The environment variable for them.
     pub const VARIABLE: &str = "CORACLE_FUSE";
 
