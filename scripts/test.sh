@@ -27,6 +27,11 @@ stage() {
 # Results are summed over all of cargo's summaries.
 counted() { "$@" 2>&1 | tee -a "$log"; }
 whole_system() { CORACLE_BIN=$1 counted cargo test -p coracle-tests --locked --no-fail-fast "${@:2}"; }
+# Kernels without the features that a mount is fast with, and launches without sessions.
+fallbacks() {
+    CORACLE_FUSE=no-readdirplus,no-silent-open,no-cache-symlinks,no-push-fragments,no-push-rest,no-readahead,no-spin,no-expect,threads=1 \
+        CORACLE_SESSION=off counted cargo test -p coracle --locked --no-fail-fast --test launch
+}
 finish() {
     local passed failed
     passed=$(sed -n 's/^test result: .* \([0-9][0-9]*\) passed; .*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
@@ -49,6 +54,7 @@ image=$!
 stage "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 stage "release build" cargo build --release --locked -p coracle || finish
 stage "unit tests" counted cargo test --workspace --exclude coracle-tests --locked --no-fail-fast
+stage "launcher tests with fallbacks" fallbacks
 stage "standard image" wait "$image" || finish
 stage "whole-system tests" whole_system "$target/release/coracle"
 stage "static build" scripts/static.sh &&

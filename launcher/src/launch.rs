@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use coracle::cli::{self, Flags};
+use coracle::config::Config;
 use coracle::engine::{self, Ground, Session};
 use coracle::exit::Exit;
 use coracle::host::{Disk, Host, Identification, Surroundings};
@@ -99,20 +100,23 @@ struct Sessions {
 impl Sessions {
     /// `None` when they are switched off.
     fn read(flags: &Flags) -> anyhow::Result<Option<Self>> {
+        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let config = Config::read(home.as_deref())?.session;
         let idle = match std::env::var(SESSION_IDLE) {
             Ok(text) => {
                 let seconds = text.parse::<u32>();
                 let seconds = seconds.with_context(|| format!("{SESSION_IDLE}={text}: write a number of seconds"))?;
                 Duration::from_secs(seconds.into())
             }
-            Err(_) => session::IDLE,
+            Err(_) => config.idle().unwrap_or(session::IDLE),
         };
-        let on = match std::env::var(SESSION).as_deref() {
+        let enabled = match std::env::var(SESSION).as_deref() {
             Ok("off" | "0" | "false" | "no") => false,
-            Ok("" | "on" | "1" | "true" | "yes") | Err(_) => true,
+            Ok("on" | "1" | "true" | "yes") => true,
+            Ok("") | Err(_) => config.enabled.unwrap_or(true),
             Ok(text) => anyhow::bail!("{SESSION}={text}: write on or off"),
         };
-        Ok((on && !flags.no_session).then_some(Self { idle }))
+        Ok((enabled && !flags.no_session).then_some(Self { idle }))
     }
 
     /// The image's session; `None` when the image itself has to say what is wrong with it.
@@ -256,13 +260,8 @@ pub(super) fn sessions(command: &cli::SessionCommand) -> anyhow::Result<Exit> {
         cli::SessionCommand::Stop { image, all: _ } => {
             let path: Option<PathBuf> = image.as_deref().map(std::path::absolute).transpose()?;
             let stopped = session::stop(path.as_deref()).context("cannot ask the sessions")?;
-            if stopped == 0 {
-                if let Some(path) = path {
-                    anyhow::bail!(
-                        "cannot stop the session of {}: there is none; see coracle session list",
-                        path.display()
-                    );
-                }
+            if let (0, Some(path)) = (stopped, path) {
+                anyhow::bail!("cannot stop the session of {}: there is none; see coracle session list", path.display());
             }
         }
     }

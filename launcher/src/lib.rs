@@ -4,6 +4,7 @@
 //! happen, as an OCI runtime specification), [`plan`] (the steps) and [`engine`] (which takes them).
 
 pub mod cli;
+pub mod config;
 pub mod doctor;
 pub mod engine;
 pub mod exit;

@@ -14,7 +14,6 @@ use coracle::options::Verb;
 use coracle::sys::process;
 use coracle_converter::profile::{Profile, ProfiledImage, Touched};
 use coracle_squashfs::format::InodeRef;
-use coracle_squashfs::reader::Kind;
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::{complain, launch};
@@ -74,10 +73,10 @@ fn profile(image: &ImageFile, command: Vec<String>, touches: &Touches) -> anyhow
     let mut named: Vec<Touched> = files.into_iter().map(|blocks| Touched { path: Vec::new(), blocks }).collect();
     for entry in image.image.walk() {
         let entry = entry.with_context(|| format!("cannot read image {}", image.path.display()))?;
-        if let (Kind::File { .. }, Some(place)) = (&entry.inode.kind, places.remove(&entry.inode.reference)) {
-            if let Some(touched) = named.get_mut(place) {
-                touched.path = entry.path;
-            }
+        // Of several names, the first.
+        let place = places.remove(&entry.inode.reference);
+        if let Some(touched) = place.and_then(|place| named.get_mut(place)) {
+            touched.path = entry.path;
         }
     }
     named.retain(|touched| !touched.path.is_empty());

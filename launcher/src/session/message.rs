@@ -64,8 +64,11 @@ pub(super) enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Wanted {
     directories: Vec<Vec<u8>>,
-    files: Vec<(Vec<u8>, Option<(Vec<u8>, u16)>)>,
+    files: Vec<(Vec<u8>, Option<FileContent>)>,
 }
+
+/// Content and permission bits of a [`SyntheticFile`] that is not empty.
+type FileContent = (Vec<u8>, u16);
 
 impl From<&Synthetic> for Wanted {
     fn from(synthetic: &Synthetic) -> Self {
@@ -85,7 +88,7 @@ impl From<Wanted> for Synthetic {
     fn from(wanted: Wanted) -> Self {
         use std::os::unix::ffi::OsStringExt;
         let path = |bytes| std::path::PathBuf::from(std::ffi::OsString::from_vec(bytes));
-        let file = |file: Option<(Vec<u8>, u16)>| match file {
+        let file = |file: Option<FileContent>| match file {
             None => SyntheticFile::Empty,
             Some((content, mode)) => SyntheticFile::Content(content, mode),
         };

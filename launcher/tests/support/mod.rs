@@ -150,6 +150,10 @@ impl World {
         command.current_dir(&self.home).env_clear().stdin(Stdio::null());
         command.env("HOME", &self.home).env("USER", "tester").env("PATH", "/usr/bin:/bin");
         command.env("RUST_BACKTRACE", "0").env("CORACLE_SERVER_LOG", self.path("server.log"));
+        // How to run all tests again with the fallbacks.
+        for name in ["CORACLE_FUSE", "CORACLE_SESSION"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
         // The default would have every test wait for the end of its session.
         command.env("CORACLE_SESSION_IDLE", "1");
         if is_root() {
