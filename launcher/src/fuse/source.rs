@@ -32,7 +32,6 @@ struct Identity {
 }
 
 impl Identity {
-    #[allow(clippy::unnecessary_cast, reason = "the types differ between architectures")]
     fn of(file: &File) -> io::Result<Self> {
         let stat = fstat(file.as_fd())?;
         Ok(Self { size: stat.st_size as i64, mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64) })
