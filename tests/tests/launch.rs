@@ -177,15 +177,21 @@ fn userns_nothing_is_left_after_the_program() {
     needs!(Coracle, Fuse);
     let bench = Bench::new();
     let own = own_copy(&bench);
+    // Not in the session of another test.
+    let own_command = || {
+        let mut command = bench.user.command(&own);
+        command.env("CORACLE_SESSION_SCOPE", &own);
+        command
+    };
     let mounts =
         || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains("fuse")).count();
     let before = mounts();
-    let mut command = bench.user.command(&own);
+    let mut command = own_command();
     run(command.current_dir(bench.dir.path()).arg("exec").arg(&bench.image).arg("true")).success();
     assert!(until(Duration::from_secs(10), || processes_of(&own).is_empty()), "a server outlives its container");
     assert!(mounts() <= before, "the mount shows in the host's table");
 
-    let mut command = bench.user.command(&own);
+    let mut command = own_command();
     command.current_dir(bench.dir.path()).arg("exec").arg(&bench.image).args(["sleep", "1000"]).stdin(Stdio::null());
     let mut child = command.spawn().unwrap();
     assert!(

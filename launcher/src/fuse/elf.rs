@@ -120,13 +120,8 @@ impl Elf {
         if !header.e_ident.starts_with(b"\x7fELF\x02\x01") || header.e_phentsize.get() as usize != size_of::<Phdr>() {
             return None;
         }
-<<<<<<< HEAD
-        let head = std::iter::once(0..AROUND).collect();
-        let mut elf = Self { machine: header.e_machine.get(), touched: head, ..Self::default() };
-=======
         let mut elf = Self { machine: header.e_machine.get(), ..Self::default() };
         elf.touched.push(0..AROUND);
->>>>>>> fuse
         let segments: Vec<Phdr> = (0..header.e_phnum.get().min(HEADERS_MAX))
             .map_while(|index| get(read, header.e_phoff.get().checked_add(u64::from(index) * 56)?))
             .collect();
