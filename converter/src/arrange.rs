@@ -55,7 +55,11 @@ impl<'p> Arranger<'p> {
     /// # Errors
     /// When it cannot be written.
     pub fn lay_out(&mut self, tree: &FileTree<Placed>) -> Result<Option<LaidOut>, Error> {
-        let Some(profile) = self.profile else { return Ok(None) };
+        let Some(profile) = self.profile else {
+            // What comes now is read by every launch: alone in a fragment block, it is unpacked in no time.
+            self.writer.begin_group()?;
+            return Ok(None);
+        };
         if let Some(spool) = &mut self.spool {
             spool.flush()?;
         }
