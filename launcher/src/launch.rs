@@ -37,7 +37,7 @@ pub(super) fn run(
     let verb = verb(rest)?;
     let options = flags.options()?;
     let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
-    let launch = |around| Launch { path: path.clone(), verb, options: options.clone(), around };
+    let launch = |around| Launch { image: image.clone(), path: path.clone(), verb, options: options.clone(), around };
     let Some(sessions) = Sessions::read(flags)? else {
         let never = launch(Surroundings::collect(&options)?).first(Way::Alone, None, |_| Session::Without)?;
         match never {}
@@ -64,7 +64,7 @@ pub(super) fn run(
 /// Runs a program in a mount of its own, whose server writes to `record` what is read.
 pub(super) fn recorded(path: &Path, verb: Verb, options: &Options, record: OwnedFd) -> anyhow::Result<Infallible> {
     let around = Surroundings::collect(options)?;
-    let launch = Launch { path: path.to_path_buf(), verb, options: options.clone(), around };
+    let launch = Launch { image: path.to_path_buf(), path: path.to_path_buf(), verb, options: options.clone(), around };
     launch.first(Way::Alone, Some(record), |_| Session::Without)
 }
 
@@ -76,7 +76,7 @@ pub(super) fn show(arguments: &cli::Spec) -> anyhow::Result<Exit> {
     let tree = Remembered::open(ImageFile::open(&image)?);
     let path = std::path::absolute(&image)?;
     let around = Surroundings::collect(&options)?;
-    let Prepared { composed, wanted, .. } = Launch { path, verb, options, around }.prepare(&tree, None)?;
+    let Prepared { composed, wanted, .. } = Launch { image, path, verb, options, around }.prepare(&tree, None)?;
     let way = if Sessions::read(&arguments.flags)?.is_some() { Way::Found } else { Way::Alone };
     print(|out| {
         if arguments.steps {
@@ -136,6 +136,9 @@ struct Prepared {
 
 /// A launch before it is known how it comes by the image's mount.
 struct Launch {
+    /// The image, as given: what is wrong with it is said of that.
+    image: PathBuf,
+    /// The same, absolute.
     path: PathBuf,
     verb: Verb,
     options: Options,
@@ -163,7 +166,7 @@ impl Launch {
         session: impl FnOnce(Identification) -> Session,
     ) -> anyhow::Result<Infallible> {
         trace::mark("open the image");
-        let tree = Remembered::open(ImageFile::open(&self.path)?);
+        let tree = Remembered::open(ImageFile::open(&self.image)?);
         let Prepared { host, wanted, disk, .. } = self.prepare(&tree, None)?;
         let program = wanted.program().and_then(|(name, search)| in_image(&tree, name, search));
         let (memo, image) = tree.finish();

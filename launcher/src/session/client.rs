@@ -59,7 +59,7 @@ pub struct Joined {
     pub who: Identification,
 }
 
-/// The place where others look for this launch's session. Dropped before [`Founding::hand_over`], it is taken away, and
+/// The place where others look for this launch's session. Dropped before it is handed over to the server, it is taken away, and
 /// those who wait there make a session of their own.
 #[derive(Debug)]
 pub struct Founding {
