@@ -67,16 +67,6 @@ impl Program {
     fn new(pid: Pid) -> Self {
         Self { pid, end: pidfd_open(pid, PidfdFlags::empty()).ok() }
     }
-
-    fn has_ended(&self) -> bool {
-        match &self.end {
-            Some(end) => {
-                let mut polled = [PollFd::new(end, PollFlags::IN)];
-                matches!(poll(&mut polled, Some(&Timespec::default())), Ok(ready) if ready > 0)
-            }
-            None => test_kill_process(self.pid).is_err(),
-        }
-    }
 }
 
 /// Whether the keeper goes on.
@@ -122,7 +112,6 @@ impl Keeper {
         self.clients.push(Client { socket: founder, pid, waits: false });
         let mut quiet_since = None;
         loop {
-            self.programs.retain(|program| !program.has_ended());
             let busy = !self.programs.is_empty() || !self.clients.is_empty();
             if busy {
                 quiet_since = None;
@@ -155,26 +144,37 @@ impl Keeper {
         let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
         drop(polled);
         let clients = self.clients.len();
-        if ready.get(clients) == Some(&true) {
-            self.accept();
-        }
+        let mut ended = ready.iter().skip(clients + 1);
+        self.programs.retain(|program| match program.end {
+            Some(_) => ended.next() != Some(&true),
+            None => test_kill_process(program.pid).is_ok(),
+        });
         // From the last, so that the numbers of those to come stay what they are.
         for index in (0..clients).rev() {
             if ready.get(index) == Some(&true) && self.hear(index)? == Next::End {
                 return Ok(Next::End);
             }
         }
+        if ready.get(clients) == Some(&true) && self.accept() {
+            // It speaks first, and has done so by now.
+            return self.hear(self.clients.len() - 1);
+        }
         Ok(Next::GoOn)
     }
 
-    fn accept(&mut self) {
+    /// Lets a client in; true if it has said something already.
+    fn accept(&mut self) -> bool {
         // A launch that gave up meanwhile, or no descriptor left: the one in the queue is tried again.
-        let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) else { return };
+        let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) else { return false };
         // The directory admits nobody else; this does not depend on it.
-        let Ok(peer) = socket_peercred(&socket) else { return };
-        if peer.uid.as_raw() == nix::unistd::geteuid().as_raw() {
-            self.clients.push(Client { socket, pid: Some(peer.pid), waits: false });
+        let Ok(peer) = socket_peercred(&socket) else { return false };
+        if peer.uid.as_raw() != nix::unistd::geteuid().as_raw() {
+            return false;
         }
+        let mut polled = [PollFd::new(&socket, PollFlags::IN)];
+        let speaks = matches!(poll(&mut polled, Some(&Timespec::default())), Ok(ready) if ready > 0);
+        self.clients.push(Client { socket, pid: Some(peer.pid), waits: false });
+        speaks
     }
 
     /// Deals with one message of a client, or with its end.
