@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
@@ -125,7 +125,8 @@ fn nanoseconds(time: Duration) -> u64 {
 /// What a server has done since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Requests answered, by kind, in the order of [`RequestKind::ALL`].
+    /// Requests answered, by kind, in the order of [`RequestKind::ALL`]; an object in JSON.
+    #[serde(serialize_with = "as_object")]
     pub requests: Vec<(RequestKind, u64)>,
     /// Time spent answering, all threads together, in nanoseconds.
     pub answering_ns: u64,
@@ -153,6 +154,10 @@ pub struct Stats {
     pub pushes_dropped: u64,
     /// Requests that could not be answered because the image could not be read.
     pub failures: u64,
+}
+
+fn as_object<S: Serializer>(requests: &[(RequestKind, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(requests.iter().map(|(kind, count)| (kind, count)))
 }
 
 impl Stats {
