@@ -49,15 +49,36 @@ fn ch_run<'a>(images: &'a Images, image: &'a Path) -> Launch<'a> {
     })
 }
 
-fn take_turns(rounds: usize, contenders: &[(String, Launch<'_>)]) -> Result<Vec<crate::rounds::Sample>> {
+/// A table of one row. `notes` go on after what all such tables have in common.
+fn table(
+    name: &str,
+    title: &str,
+    notes: [&str; 2],
+    rounds: usize,
+    contenders: &[(String, Launch<'_>)],
+) -> Result<Table> {
     // Each once before, so that the image and the programs are in the page cache.
     for (_, launch) in contenders {
         cost(&mut launch())?;
     }
-    interleave(rounds, contenders, |launch| {
+    let samples = interleave(rounds, contenders, |launch| {
         let mut cost = cost(&mut launch())?;
         cost.peak_kib = 0;
         Ok(vec![(ROW.into(), cost)])
+    })?;
+    let [first, second] = notes;
+    Ok(Table {
+        name: name.into(),
+        title: title.into(),
+        notes: vec![
+            format!(
+                "Median wall time of {rounds} interleaved rounds and in brackets coracle's time by the peer's. {first}"
+            ),
+            second.into(),
+        ],
+        contenders: names(contenders),
+        rows: vec![ROW.into()],
+        samples,
     })
 }
 
@@ -110,20 +131,11 @@ fn first(images: &Images, rounds: usize) -> Result<Table> {
             }),
         ));
     }
-    let samples = take_turns(rounds, &contenders)?;
-    Ok(Table {
-        name: "launch".into(),
-        title: "Launch of /bin/true".into(),
-        notes: vec![
-            format!(
-                "Median wall time of {rounds} interleaved rounds and in brackets coracle's time by the peer's. A new mount for"
-            ),
-            "each launch, everything in the page cache, as an unprivileged user where not said otherwise.".into(),
-        ],
-        contenders: names(&contenders),
-        rows: vec![ROW.into()],
-        samples,
-    })
+    let notes = [
+        "A new mount for",
+        "each launch, everything in the page cache, as an unprivileged user where not said otherwise.",
+    ];
+    table("launch", "Launch of /bin/true", notes, rounds, &contenders)
 }
 
 /// A program that keeps an image's session alive.
@@ -159,20 +171,11 @@ fn joined(images: &Images, rounds: usize) -> Result<Table> {
         contenders.push(("ch-run, image".into(), ch_run(images, &images.image)));
         contenders.push(("ch-run, directory".into(), ch_run(images, &images.tree)));
     }
-    let samples = take_turns(rounds, &contenders)?;
-    Ok(Table {
-        name: "launch-joined".into(),
-        title: "Launch of /bin/true into a live session".into(),
-        notes: vec![
-            format!(
-                "Median wall time of {rounds} interleaved rounds and in brackets coracle's time by the peer's. With all default"
-            ),
-            "binds, while another program runs in the image; the peers know nothing of each other's mounts.".into(),
-        ],
-        contenders: names(&contenders),
-        rows: vec![ROW.into()],
-        samples,
-    })
+    let notes = [
+        "With all default",
+        "binds, while another program runs in the image; the peers know nothing of each other's mounts.",
+    ];
+    table("launch-joined", "Launch of /bin/true into a live session", notes, rounds, &contenders)
 }
 
 /// Many at once, from the first start to the last end.

@@ -16,7 +16,7 @@ pub mod image_info;
 mod layer;
 mod layers;
 mod options;
-mod output;
+pub mod output;
 pub mod profile;
 mod repack;
 mod sink;

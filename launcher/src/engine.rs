@@ -112,7 +112,6 @@ struct Engine<'a> {
     proc: Option<OwnedFd>,
     host: Option<OwnedFd>,
     root: Option<OwnedFd>,
-    /// What will be started, if that is plain before anything is mounted.
     warn: &'a mut dyn FnMut(String),
 }
 

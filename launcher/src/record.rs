@@ -1,9 +1,8 @@
 //! `profile record`: runs a program and writes down which blocks of the image it reads, in order.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,6 +11,7 @@ use coracle::engine::{Touches, touches};
 use coracle::image::ImageFile;
 use coracle::options::Verb;
 use coracle::sys::process;
+use coracle_converter::output::Output;
 use coracle_converter::profile::{Profile, ProfiledImage, Touched};
 use coracle_squashfs::format::InodeRef;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -51,8 +51,8 @@ pub(super) fn record(arguments: &Record) -> anyhow::Result<ExitCode> {
         return Ok(status.into());
     }
     let profile = profile(&ImageFile::open(&path)?, command, &touches)?;
-    write_whole(&output, &profile.to_json().context("cannot write the profile")?)
-        .with_context(|| format!("cannot write {}", output.display()))?;
+    let json = profile.to_json().context("cannot write the profile")?;
+    publish(&output, &json)?;
     super::say(&format!("{}: {} files", output.display(), profile.touched.len()));
     Ok(status.into())
 }
@@ -85,14 +85,9 @@ fn profile(image: &ImageFile, command: Vec<String>, touches: &Touches) -> anyhow
     Ok(Profile { command, image: Some(of), touched: named })
 }
 
-/// Under its name, the file is there as a whole or not at all.
-fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(format!(".{}.part", std::process::id()));
-    let part = PathBuf::from(part);
-    let result = fs::write(&part, content).and_then(|()| fs::rename(&part, path));
-    if result.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    result
+/// Under its name, the file is there as a whole or not at all; an older one is replaced.
+fn publish(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let file = Output::create(path, true)?;
+    file.writer()?.write_all(content).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(file.publish()?)
 }

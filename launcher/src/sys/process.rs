@@ -78,34 +78,25 @@ fn stack() -> io::Result<*mut u8> {
 /// What `body` returned, by system error number or by text, or that the child could not be run.
 pub fn in_child(body: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let (mut read, write) = io::pipe()?;
-    // SAFETY: the callers have one thread, or (tests) the child takes no lock that another thread may have held except
-    // the allocator's, which glibc's fork keeps consistent.
-    match unsafe { fork() }? {
-        ForkResult::Child => {
-            drop(read);
-            let result = catch_unwind(AssertUnwindSafe(body));
-            let result = result.unwrap_or_else(|_| Err(io::Error::other("the check panicked")));
-            let message = match &result {
-                Ok(()) => "ok".to_owned(),
-                Err(error) => {
-                    error.raw_os_error().map_or_else(|| format!("text {error}"), |code| format!("errno {code}"))
-                }
-            };
-            let _ = (&write).write_all(message.as_bytes());
-            exit_now(0)
-        }
-        ForkResult::Parent { child } => {
-            drop(write);
-            let mut message = String::new();
-            read.read_to_string(&mut message)?;
-            let status = waitpid(child, None);
-            match message.split_once(' ') {
-                None if message == "ok" => Ok(()),
-                Some(("errno", code)) => Err(io::Error::from_raw_os_error(code.parse().unwrap_or(libc::EIO))),
-                Some((_, text)) => Err(io::Error::other(text.to_owned())),
-                None => Err(io::Error::other(format!("the child ended early: {status:?}"))),
-            }
-        }
+    let child = spawn_child(|| {
+        let result = catch_unwind(AssertUnwindSafe(body));
+        let result = result.unwrap_or_else(|_| Err(io::Error::other("the check panicked")));
+        let message = match &result {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => error.raw_os_error().map_or_else(|| format!("text {error}"), |code| format!("errno {code}")),
+        };
+        let _ = (&write).write_all(message.as_bytes());
+        0
+    })?;
+    drop(write);
+    let mut message = String::new();
+    read.read_to_string(&mut message)?;
+    let status = waitpid(child, None);
+    match message.split_once(' ') {
+        None if message == "ok" => Ok(()),
+        Some(("errno", code)) => Err(io::Error::from_raw_os_error(code.parse().unwrap_or(libc::EIO))),
+        Some((_, text)) => Err(io::Error::other(text.to_owned())),
+        None => Err(io::Error::other(format!("the child ended early: {status:?}"))),
     }
 }
 
@@ -114,7 +105,8 @@ pub fn in_child(body: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
 /// # Errors
 /// When no process can be created.
 pub fn spawn_child(body: impl FnOnce() -> u8) -> io::Result<nix::unistd::Pid> {
-    // SAFETY: the callers have one thread, so no lock is held by another.
+    // SAFETY: the callers have one thread, or (tests) the child takes no lock that another thread may have held except
+    // the allocator's, which glibc's fork keeps consistent.
     match unsafe { fork() }? {
         ForkResult::Child => exit_now(catch_unwind(AssertUnwindSafe(body)).unwrap_or(u8::MAX).into()),
         ForkResult::Parent { child } => Ok(child),
