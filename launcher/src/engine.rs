@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use crate::fuse::{self, ServeOptions, Synthetic};
 use crate::host::Identification;
-use crate::image::ImageFile;
+use crate::image::{self, ImageFile};
 use crate::plan::{Plan, Step};
 use crate::session::{self, ContainerKey, Founding, Joined, Keeper, Memo};
 use crate::sys::{attributes, descriptors, privileges, process, resolve};
@@ -36,20 +36,30 @@ pub use server::{Touches, touches};
 /// Names a file to which the server writes what goes wrong.
 const LOG: &str = "CORACLE_SERVER_LOG";
 
-/// What a launch stands on.
+/// What a launch begins with.
 pub struct Ground {
     /// The image, when this launch mounts it.
-    pub image: Option<ImageFile>,
+    pub image: Option<image::Handle>,
     /// The session to found or join, if any.
     pub session: Session,
+    /// Finds out where in the image the program is.
+    pub program: Option<Guess>,
+    /// Where the server writes, when it ends, what was read: see [`Touches`].
+    pub record: Option<OwnedFd>,
+}
+
+/// Says which program of an image a launch will start, if that is in the image. The server asks, in its own process.
+pub type Guess = Box<dyn FnOnce(&ImageFile) -> Option<PathBuf>>;
+
+/// What is known besides the steps when all has been decided.
+#[derive(Default)]
+pub struct Decided {
     /// What tells this launch's mounts from those of others.
     pub key: ContainerKey,
     /// What was learned about the image.
     pub memo: Option<Memo>,
-    /// Where in the image the program is, if it is there.
-    pub program: Option<PathBuf>,
-    /// Where the server writes, when it ends, what was read: see [`Touches`].
-    pub record: Option<OwnedFd>,
+    /// Who the caller is, for a session that is founded.
+    pub who: Option<Identification>,
 }
 
 /// A launch's part in a session.
@@ -60,8 +70,6 @@ pub enum Session {
     Found {
         /// Where others look for it.
         founding: Founding,
-        /// Who the caller is.
-        who: Identification,
         /// How long it shall wait for other launches.
         idle: Duration,
     },
@@ -71,35 +79,64 @@ pub enum Session {
     JoinContainer(Box<Joined>, OwnedFd),
 }
 
-/// Carries out `plan` on `ground` and becomes the program. `warn` is told, in a sentence, what could not be had.
-///
-/// # Errors
-/// Why the program is not running. The process is then somewhere between two worlds: report and exit. After
-/// [`Error::Session`] alone it is where it was.
-pub fn launch(plan: &Plan, ground: Ground, warn: &mut dyn FnMut(String)) -> Result<Infallible, Error> {
-    let mut engine = Engine {
-        ground,
-        ids: (0, 0),
-        fuse: None,
-        server: None,
-        channel: None,
-        complete: true,
-        sources: HashMap::new(),
-        proc: None,
-        host: None,
-        root: None,
-        warn,
-    };
-    for step in &plan.steps {
-        trace::mark(step);
-        engine.take(step)?;
+/// A launch under way.
+pub struct Launch<'a> {
+    engine: Engine<'a>,
+    taken: Vec<Step>,
+}
+
+impl<'a> Launch<'a> {
+    /// Takes the steps that need not wait until all has been decided: [`opening`](crate::plan::opening) or none. `warn` is
+    /// told, in a sentence, what could not be had.
+    ///
+    /// # Errors
+    /// Why the launch cannot go on: report and exit.
+    pub fn begin(steps: &[Step], ground: Ground, warn: &'a mut dyn FnMut(String)) -> Result<Self, Error> {
+        let engine = Engine {
+            ground,
+            decided: Decided::default(),
+            ids: (0, 0),
+            fuse: None,
+            server: None,
+            channel: None,
+            complete: true,
+            sources: HashMap::new(),
+            proc: None,
+            host: None,
+            root: None,
+            warn,
+        };
+        let mut launch = Self { engine, taken: Vec::new() };
+        launch.take(steps)?;
+        Ok(launch)
     }
-    Err(Error::NothingToExecute)
+
+    /// Takes the steps of `plan` that have not been taken yet, and becomes the program.
+    ///
+    /// # Errors
+    /// Why the program is not running. The process is then somewhere between two worlds: report and exit. After
+    /// [`Error::Session`] alone it is where it was.
+    pub fn finish(mut self, plan: &Plan, decided: Decided) -> Result<Infallible, Error> {
+        self.engine.decided = decided;
+        let rest = plan.steps.strip_prefix(self.taken.as_slice()).ok_or(Error::OutOfOrder("go on"))?;
+        self.take(rest)?;
+        Err(Error::NothingToExecute)
+    }
+
+    fn take(&mut self, steps: &[Step]) -> Result<(), Error> {
+        for step in steps {
+            trace::mark(step);
+            self.engine.take(step)?;
+            self.taken.push(step.clone());
+        }
+        Ok(())
+    }
 }
 
 /// What one step leaves for another.
 struct Engine<'a> {
     ground: Ground,
+    decided: Decided,
     ids: (u32, u32),
     fuse: Option<OwnedFd>,
     server: Option<server::Handle>,
@@ -132,23 +169,21 @@ impl Engine<'_> {
                 Ok(())
             }
             // Before the mount namespace: a server inside it would keep it, and with it the mount, alive forever.
-            Step::StartServer { directories, files } => {
+            Step::StartServer => self.start_server(),
+            // Before anything changes that the program will see: without an agreement a session can still be done without.
+            Step::AskServer { directories, files } => {
                 let synthetic = Synthetic { directories: directories.clone(), files: files.clone() };
-                self.start_server(synthetic)
+                match (&self.ground.session, &self.server) {
+                    (Session::Join(joined), None) => Ok(joined.add(&synthetic)?),
+                    (_, Some(server)) => server.show(&synthetic),
+                    _ => Err(Error::OutOfOrder("ask the server")),
+                }
             }
             // The user namespace owns it, so nothing mounted here ever reaches the host.
             Step::UnshareMount => namespace::enter_mount(),
             Step::MountImage { at } => self.mount_image(at),
             // While the host's tree is still there, in which later launches look for what they bind.
             Step::KeepNamespaces => self.keep_namespaces(),
-            // Before anything of this process changes: without an agreement it can still do without.
-            Step::AskSession { directories, files } => {
-                let synthetic = Synthetic { directories: directories.clone(), files: files.clone() };
-                let Session::Join(joined) = &self.ground.session else {
-                    return Err(Error::OutOfOrder("ask the session"));
-                };
-                Ok(joined.add(&synthetic)?)
-            }
             Step::JoinSession | Step::JoinContainer => self.join(),
             // The original is everyone's.
             Step::CopyMount => namespace::copy_mount(),
@@ -217,7 +252,7 @@ impl Engine<'_> {
         };
         namespace::join(&joined.user, container.as_ref().unwrap_or(&joined.base))?;
         let channel = joined.into_channel();
-        if let Some(memo) = self.ground.memo.take() {
+        if let Some(memo) = self.decided.memo.take() {
             session::remember(&channel, memo);
         }
         self.channel = Some(channel);
@@ -228,10 +263,11 @@ impl Engine<'_> {
         let misplaced = || Error::OutOfOrder("keep the namespaces");
         let own = |kind: &str| File::open(format!("/proc/self/ns/{kind}")).map(OwnedFd::from).map_err(Error::Keep);
         let server = self.server.as_ref().ok_or_else(misplaced)?;
-        let Session::Found { founding, who, .. } = std::mem::replace(&mut self.ground.session, Session::Without) else {
+        let Session::Found { founding, .. } = std::mem::replace(&mut self.ground.session, Session::Without) else {
             return Err(misplaced());
         };
-        let memo = self.ground.memo.take().unwrap_or_default();
+        let who = self.decided.who.take().ok_or_else(misplaced)?;
+        let memo = self.decided.memo.take().unwrap_or_default();
         session::keep(server.channel(), memo, who, &own("user")?, &own("mnt")?).map_err(Error::Keep)?;
         founding.hand_over();
         Ok(())
@@ -245,43 +281,35 @@ impl Engine<'_> {
             let container = container.map_err(|error| Error::Keep(error.into()))?;
             let channel = self.channel.as_ref().or(self.server.as_ref().map(server::Handle::channel));
             if let Some(channel) = channel {
-                session::keep_container(channel, self.ground.key, &container);
+                session::keep_container(channel, self.decided.key, &container);
             }
         }
         Ok(())
     }
 
-    fn start_server(&mut self, synthetic: Synthetic) -> Result<(), Error> {
+    fn start_server(&mut self) -> Result<(), Error> {
         let (uid, gid) = self.ids;
         let switches = fuse::Switches::from_environment().map_err(fuse::Error::Switches)?;
         let misplaced = || Error::OutOfOrder("start the server");
+        let failed = |cause| Error::StartServer { cause };
         let image = self.ground.image.take().ok_or_else(misplaced)?;
-        let fuse = self.fuse.as_ref().ok_or_else(misplaced)?;
-        let mut files = vec![image.descriptor()];
-        let mut log_descriptor = None;
+        let fuse = self.fuse.as_ref().ok_or_else(misplaced)?.try_clone().map_err(failed)?;
         let record = self.ground.record.take();
         let switches = if record.is_some() { switches.recording() } else { switches };
-        let options = ServeOptions { synthetic, switches, record: record.is_some(), ..ServeOptions::new(uid, gid) };
-        let mut server = fuse::Server::new(image.image, options)?;
-        if let Some(program) = &self.ground.program {
-            server.expect(program);
-        }
-        if let Some(path) = std::env::var_os(LOG) {
+        let options = ServeOptions { switches, record: record.is_some(), ..ServeOptions::new(uid, gid) };
+        let open_log = |path: std::ffi::OsString| {
             let log = File::options().append(true).create(true).open(&path);
-            let log = log.map_err(|cause| Error::Log { path: path.into(), cause })?;
-            files.push(log.as_raw_fd());
-            log_descriptor = Some(log.as_raw_fd());
-            server = server.log_to(log);
-        }
-        let failed = |cause| Error::StartServer { cause };
+            log.map_err(|cause| Error::Log { path: path.into(), cause })
+        };
+        let log = std::env::var_os(LOG).map(open_log).transpose()?;
         let keeper = match &self.ground.session {
             Session::Found { founding, idle, .. } => {
-                Some(Keeper::new(founding, image.path, *idle, server.control()).map_err(failed)?)
+                Some(Keeper::new(founding, image.path.clone(), *idle).map_err(failed)?)
             }
             _ => None,
         };
-        let fuse = fuse.try_clone().map_err(failed)?;
-        let equipment = server::Equipment { server, fuse, keeper, files, log: log_descriptor, record };
+        let program = self.ground.program.take();
+        let equipment = server::Equipment { image, options, program, fuse, keeper, log, record };
         self.server = Some(server::start(equipment)?);
         Ok(())
     }

@@ -2,8 +2,6 @@
 //!
 //! 125 to 127 are what other container tools and the shells use for the same reasons.
 
-use std::process::ExitCode;
-
 /// Why `coracle` ended without becoming the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -17,10 +15,4 @@ pub enum Exit {
     NotExecutable = 126,
     /// The program is not in the image.
     NotFound = 127,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
 }

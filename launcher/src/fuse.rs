@@ -10,9 +10,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::Instant;
 
-use coracle_squashfs::format::InodeRef;
 use coracle_squashfs::reader::{self, Image};
 use thiserror::Error;
 
@@ -42,8 +40,7 @@ mod tree;
 
 pub use control::Control;
 use device::Device;
-use expect::Plan;
-use load::Load;
+pub use load::Load;
 pub use record::Touch;
 use session::Session;
 pub use stats::{RequestKind, Stats};
@@ -181,8 +178,8 @@ pub enum Error {
 /// An image ready to be served: all that can be wrong with the request has been checked.
 pub struct Server {
     control: Arc<Control>,
-    /// What to unpack before it is asked for, and who is about it.
-    plan: Option<Plan>,
+    /// Which program will be started first, and who unpacks what it needs.
+    program: Option<PathBuf>,
     unpacker: Option<thread::JoinHandle<()>>,
 }
 
@@ -191,42 +188,37 @@ impl Server {
     ///
     /// # Errors
     /// When a synthetic path cannot be added to the image.
-    pub fn new(image: Image<File>, options: ServeOptions) -> Result<Self, Error> {
+    pub fn new(image: Image<File>, options: ServeOptions, load: Load) -> Result<Self, Error> {
         let cache_bytes = options.switches.cache_bytes.unwrap_or(options.cache_bytes);
         let tree = Tree::new(image, &options, cache_bytes)?;
-        let control = Control::new(tree, options.switches, options.record, cache_bytes);
-        Ok(Self { control: Arc::new(control), plan: None, unpacker: None })
+        let control = Control::new(tree, options.switches, options.record, cache_bytes, load);
+        Ok(Self { control: Arc::new(control), program: None, unpacker: None })
     }
 
     /// The program that will be started first: an absolute path in the image. What it takes to start it is guessed,
     /// and unpacked before it is asked for.
     pub fn expect(&mut self, program: &Path) {
-        if self.control.switches.expect && self.plan.is_none() {
-            self.plan = Some(Plan::Program(program.to_path_buf()));
+        if self.control.switches.expect {
+            self.program = Some(program.to_path_buf());
         }
     }
 
-    /// Blocks that will be needed first, as [`Control::touched`] has recorded them: numbers of blocks in files. They are
-    /// unpacked in this order before they are asked for, as far as a quarter of the cache holds them, in place of a guess.
-    pub fn prefetch(&mut self, blocks: Vec<(InodeRef, u64)>) {
-        self.plan = Some(Plan::Blocks(blocks));
-    }
-
-    /// Opens the file besides the image that the server reads. After this it can do without opening any, so its process
-    /// may confine itself.
-    pub fn open_files(&self) {
-        let load = Load::new(Instant::now());
-        *self.control.load.lock().unwrap_or_else(PoisonError::into_inner) = Some(load);
+    /// Shows more, as [`ServeOptions::synthetic`] does. Before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// When something cannot be added to the image; then nothing is.
+    pub fn show(&mut self, synthetic: &Synthetic) -> Result<(), Error> {
+        self.control.tree.prepare(synthetic)
     }
 
     /// Starts to unpack what is expected, in a thread, without waiting for [`run`](Self::run): the file system may
     /// still have to be mounted.
     pub fn prepare(&mut self) {
-        if let Some(plan) = self.plan.take() {
+        if let Some(program) = self.program.take() {
             let control = Arc::clone(&self.control);
             control.waiting.start();
             // Without it, all comes when it is asked for.
-            self.unpacker = spawn("unpack").spawn(move || expect::run(&control, plan)).ok();
+            self.unpacker = spawn("unpack").spawn(move || expect::run(&control, &program)).ok();
         }
     }
 
@@ -267,22 +259,6 @@ impl Server {
         // A thread that panicked has said so; nothing that it did is missed.
         let _ = self.unpacker.take().map(thread::JoinHandle::join);
         *control.device.write().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(path) = std::env::var_os("CORACLE_FUSE_STATS") {
-            use std::io::Write;
-            let _ = File::options().append(true).create(true).open(path).map(|mut f| {
-                writeln!(
-                    f,
-                    "{} {}",
-                    std::fs::read_to_string("/proc/self/status")
-                        .unwrap_or_default()
-                        .lines()
-                        .filter(|l| l.starts_with("VmHWM") || l.contains("ctxt"))
-                        .collect::<Vec<_>>()
-                        .join(" "),
-                    serde_json::to_string(&control.stats()).unwrap_or_default()
-                )
-            });
-        }
         control.tree.log.close();
         result
     }
@@ -323,7 +299,7 @@ fn cpus() -> usize {
 
 /// Serves `image` on `fuse_device` until its mount is gone: [`Server::new`] and [`Server::run`] in one.
 pub fn serve(image: Image<File>, fuse_device: OwnedFd, options: ServeOptions) -> Result<(), Error> {
-    Server::new(image, options)?.run(fuse_device)
+    Server::new(image, options, Load::open())?.run(fuse_device)
 }
 
 /// The data argument of `mount(2)` for a mount on the `/dev/fuse` descriptor `fd`; ids are those of the mounting

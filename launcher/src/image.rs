@@ -115,7 +115,34 @@ pub struct ImageFile {
     pub offset: u64,
     /// The file system.
     pub image: Image<File>,
-    descriptor: RawFd,
+}
+
+/// The same file for another process, which opens the image in it anew.
+pub struct Handle {
+    file: File,
+    /// As in [`ImageFile`].
+    pub path: PathBuf,
+    offset: u64,
+}
+
+impl Handle {
+    /// Of the file, which must stay open in the other process.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Opens the image.
+    ///
+    /// # Errors
+    /// Those of [`ImageFile::open`] that are due to what the file holds.
+    pub fn open(self) -> Result<ImageFile, Error> {
+        let Self { file, path, offset } = self;
+        match Image::open(file, OpenOptions { offset, cache_bytes: CACHE_BYTES }) {
+            Ok(image) => Ok(ImageFile { path, offset, image }),
+            Err(cause) => Err(Error::Squashfs { path, cause }),
+        }
+    }
 }
 
 impl ImageFile {
@@ -141,17 +168,19 @@ impl ImageFile {
             });
         }
         let offset = squashfs_offset(&file, path)?;
-        let descriptor = file.as_raw_fd();
-        let image = Image::open(file, OpenOptions { offset, cache_bytes: CACHE_BYTES })
-            .map_err(|cause| Error::Squashfs { path: given.clone(), cause })?;
         let path = std::path::absolute(path).map_err(open)?;
-        Ok(Self { path, offset, image, descriptor })
+        Handle { file, path, offset }.open().map_err(|error| match error {
+            Error::Squashfs { cause, .. } => Error::Squashfs { path: given.clone(), cause },
+            other => other,
+        })
     }
 
-    /// The number of the descriptor that the reader reads from, which must stay open in the server.
-    #[must_use]
-    pub const fn descriptor(&self) -> RawFd {
-        self.descriptor
+    /// The same file, for another process.
+    ///
+    /// # Errors
+    /// When this process may have no descriptor more.
+    pub fn handle(&self) -> io::Result<Handle> {
+        Ok(Handle { file: self.image.source().try_clone()?, path: self.path.clone(), offset: self.offset })
     }
 }
 

@@ -1,22 +1,21 @@
 //! `run`, `exec`, `shell` and `spec`: from the command line to a plan, with the image's session where there is one.
 
 use std::convert::Infallible;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use coracle::cli::{self, Flags};
 use coracle::config::Config;
-use coracle::engine::{self, Ground, Session};
+use coracle::engine::{self, Decided, Ground, Guess, Session};
 use coracle::exit::Exit;
 use coracle::host::{Disk, Host, Identification, Surroundings};
-use coracle::image::{Entry, ImageFile, locate};
+use coracle::image::ImageFile;
 use coracle::options::{Options, Verb};
-use coracle::plan::{Wanted, Way};
-use coracle::session::{self, ContainerKey, Identity, Joined, Meeting, Place, Remembered};
+use coracle::plan::{self, Wanted, Way};
+use coracle::session::{self, ContainerKey, Fingerprint, Identity, Joined, Meeting, Place, Remembered};
 use coracle::spec::{self, Composed, ImageFacts};
 use coracle::trace;
 
@@ -39,7 +38,7 @@ pub(super) fn run(
     let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
     let launch = |around| Launch { image: image.clone(), path: path.clone(), verb, options: options.clone(), around };
     let Some(sessions) = Sessions::read(flags)? else {
-        let never = launch(Surroundings::collect(&options)?).first(Way::Alone, None, |_| Session::Without)?;
+        let never = launch(Surroundings::collect(&options)?).first(Way::Alone, None, Session::Without)?;
         match never {}
     };
     trace::mark("look for the image's session");
@@ -49,13 +48,12 @@ pub(super) fn run(
     let never = match meeting {
         Ok(Some(Meeting::Joined(joined))) => launch.join(joined)?,
         Ok(Some(Meeting::Founding(founding))) => {
-            let found = |who| Session::Found { founding, who, idle: sessions.idle };
-            launch.first(Way::Found, None, found)?
+            launch.first(Way::Found, None, Session::Found { founding, idle: sessions.idle })?
         }
-        Ok(None) => launch.first(Way::Alone, None, |_| Session::Without)?,
+        Ok(None) => launch.first(Way::Alone, None, Session::Without)?,
         Err(error) => {
             warn(&format!("cannot use a session for the image: {error}: going on without"));
-            launch.first(Way::Alone, None, |_| Session::Without)?
+            launch.first(Way::Alone, None, Session::Without)?
         }
     };
     match never {}
@@ -65,7 +63,7 @@ pub(super) fn run(
 pub(super) fn recorded(path: &Path, verb: Verb, options: &Options, record: OwnedFd) -> anyhow::Result<Infallible> {
     let around = Surroundings::collect(options)?;
     let launch = Launch { image: path.to_path_buf(), path: path.to_path_buf(), verb, options: options.clone(), around };
-    launch.first(Way::Alone, Some(record), |_| Session::Without)
+    launch.first(Way::Alone, Some(record), Session::Without)
 }
 
 /// Prints what would happen.
@@ -122,7 +120,7 @@ impl Sessions {
     /// The image's session; `None` when the image itself has to say what is wrong with it.
     fn meet(&self, path: &Path, meanwhile: impl FnOnce()) -> std::io::Result<Option<Meeting>> {
         let Ok(identity) = Identity::of(path) else { return Ok(None) };
-        Place::open()?.map(|place| session::meet(place, &identity, meanwhile)).transpose()
+        Place::open(&identity)?.map(|place| session::meet(place, &identity, meanwhile)).transpose()
     }
 }
 
@@ -158,21 +156,22 @@ impl Launch {
         Ok(Prepared { host, composed, wanted, disk })
     }
 
-    /// Mounts the image.
-    fn first(
-        &self,
-        way: Way,
-        record: Option<OwnedFd>,
-        session: impl FnOnce(Identification) -> Session,
-    ) -> anyhow::Result<Infallible> {
+    /// Mounts the image. The server gets ready in its process while the rest is decided in this one.
+    fn first(&self, way: Way, record: Option<OwnedFd>, session: Session) -> anyhow::Result<Infallible> {
         trace::mark("open the image");
-        let tree = Remembered::open(ImageFile::open(&self.image)?);
+        let image = ImageFile::open(&self.image)?;
+        let verb = self.verb.clone();
+        let program: Guess = Box::new(move |image| spec::first_program(image, &verb));
+        let handle = image.handle().with_context(|| format!("cannot open image {}", self.image.display()))?;
+        let ground = Ground { image: Some(handle), session, program: Some(program), record };
+        let mut say = |warning: String| warn(&warning);
+        let opening = plan::opening(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let launch = engine::Launch::begin(&opening, ground, &mut say)?;
+        let tree = Remembered::open(image);
         let Prepared { host, wanted, disk, .. } = self.prepare(&tree, None)?;
-        let program = wanted.program().and_then(|(name, search)| in_image(&tree, name, search));
-        let (memo, image) = tree.finish();
+        let (memo, _) = tree.finish();
         let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted, &disk) };
-        let ground = Ground { image, session: session(host.who), key, memo, program, record };
-        Ok(engine::launch(&wanted.plan(way), ground, &mut |warning| warn(&warning))?)
+        Ok(launch.finish(&wanted.plan(way), Decided { key, memo, who: Some(host.who) })?)
     }
 
     /// Finds the image mounted.
@@ -187,43 +186,29 @@ impl Launch {
             Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
             None => (Way::Join, Session::Join(joined)),
         };
-        let ground = Ground { image: None, session, key, memo, program: None, record: None };
-        match engine::launch(&wanted.plan(way), ground, &mut |warning| warn(&warning)) {
+        let ground = Ground { image: None, session, program: None, record: None };
+        let mut say = |warning: String| warn(&warning);
+        let launch = engine::Launch::begin(&[], ground, &mut say)?;
+        match launch.finish(&wanted.plan(way), Decided { key, memo, who: None }) {
             Err(engine::Error::Session(error)) => {
                 warn(&format!("{error}: mounting the image once more for this launch"));
-                self.first(Way::Alone, None, |_| Session::Without)
+                self.first(Way::Alone, None, Session::Without)
             }
             result => Ok(result?),
         }
     }
 }
 
-/// Where execvp(3) will find the program, as far as that is in the image. For reading ahead: what is on a mount of the host
-/// is found later.
-fn in_image(tree: &Remembered, name: &OsStr, search: &OsStr) -> Option<PathBuf> {
-    let executable = |path: &Path| {
-        let at = locate(tree, path).ok()?;
-        matches!(at.entry, Some(Entry::File { executable: true })).then(|| path.to_path_buf())
-    };
-    if name.as_bytes().contains(&b'/') {
-        return Some(Path::new(name)).filter(|path| path.is_absolute()).and_then(executable);
-    }
-    std::env::split_paths(search).filter(|path| path.is_absolute()).find_map(|path| executable(&path.join(name)))
-}
-
 /// What must be equal for two launches to have the same mounts: the steps, and which files and directories they find.
 fn key(wanted: &Wanted, disk: &Disk) -> ContainerKey {
-    let mut hash = blake3::Hasher::new();
-    wanted.describe_mounts(&mut |part| {
-        hash.update(&part.len().to_le_bytes());
-        hash.update(part);
-    });
+    let mut print = Fingerprint::new();
+    wanted.describe_mounts(&mut |part| print.bytes(part));
     for source in &wanted.sources {
         let (device, inode) = disk.identity(source).unwrap_or_default();
-        hash.update(&device.to_le_bytes());
-        hash.update(&inode.to_le_bytes());
+        print.number(device);
+        print.number(inode);
     }
-    *hash.finalize().as_bytes()
+    print.finish()
 }
 
 /// `session list`, `session stop` and `session stats`.

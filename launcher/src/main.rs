@@ -1,11 +1,12 @@
 //! The `coracle` program: dispatches verbs, and is the one place that prints.
+// Where the C library hands the arguments to Rust by itself.
+#![cfg_attr(all(not(test), target_env = "gnu"), no_main)]
 
 mod build;
 mod launch;
 mod record;
 
 use std::io::{self, BufWriter, Write};
-use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
@@ -16,9 +17,24 @@ use coracle::exit::Exit;
 use coracle::image::ImageFile;
 use coracle::inspect::{self, View};
 use coracle::options::Verb;
+use coracle::sys::start;
 use coracle::trace;
 
-fn main() -> ExitCode {
+/// Called by the C library.
+#[cfg(all(not(test), target_env = "gnu"))]
+#[allow(unsafe_code, reason = "the name by which the C library calls it")]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> i32 {
+    start::enter(program)
+}
+
+#[cfg(any(test, not(target_env = "gnu")))]
+fn main() {
+    std::process::exit(start::enter(program));
+}
+
+/// The program, and its exit status.
+fn program() -> u8 {
     if let Err(error) = trace::start() {
         warn(&format!("cannot open the file that {} names: {error}", trace::VARIABLE));
     }
@@ -28,13 +44,13 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no errors and go to standard output; clap knows which is which.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Failure } else { Exit::Success }.into();
+            return if error.use_stderr() { Exit::Failure } else { Exit::Success } as u8;
         }
     };
     match dispatch(cli) {
-        Ok(exit) => exit,
-        Err(error) if is_broken_pipe(&error) => Exit::Success.into(),
-        Err(error) => complain(&error).into(),
+        Ok(status) => status,
+        Err(error) if is_broken_pipe(&error) => Exit::Success as u8,
+        Err(error) => complain(&error) as u8,
     }
 }
 
@@ -59,7 +75,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let exit = match cli.command {
         Command::Run(launch) => launch::run(&launch.flags, &launch.words, |rest| Ok(Verb::Run(rest))),
         Command::Shell(launch) => launch::run(&launch.flags, &launch.words, |rest| Ok(Verb::Shell(rest))),
@@ -86,7 +102,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(if report.fit { Exit::Success } else { Exit::Unfit })
         }
     };
-    exit.map(ExitCode::from)
+    exit.map(|exit| exit as u8)
 }
 
 fn show_image(arguments: &cli::Inspect) -> anyhow::Result<Exit> {

@@ -4,7 +4,7 @@
 //! anything happens. [`crate::engine`] executes the list and decides nothing.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -77,8 +77,10 @@ pub enum Step {
     },
     /// Open `/dev/fuse` in the new user namespace.
     OpenFuse,
-    /// Start the process that answers for the image.
-    StartServer {
+    /// Start the process that answers for the image. It gets ready while the rest is being decided.
+    StartServer,
+    /// Have the server, this launch's own or a session's, show what this launch needs besides the image.
+    AskServer {
         /// Directories to show that the image lacks.
         directories: Vec<PathBuf>,
         /// Files to show that the image lacks or that replace its own.
@@ -93,13 +95,6 @@ pub enum Step {
     },
     /// Leave the namespaces to the server, for launches to come.
     KeepNamespaces,
-    /// Have a running session show what this launch needs.
-    AskSession {
-        /// Directories to show that the image lacks.
-        directories: Vec<PathBuf>,
-        /// Files to show that the image lacks or that replace its own.
-        files: Vec<(PathBuf, SyntheticFile)>,
-    },
     /// Enter the namespaces of a running session: the host's tree, with the image mounted over a directory.
     JoinSession,
     /// Enter the namespaces of a running session, in which all mounts are as this launch wants them.
@@ -254,14 +249,6 @@ impl Wanted {
         })
     }
 
-    /// The program's name as given, and the `PATH` in which it will be looked up.
-    #[must_use]
-    pub fn program(&self) -> Option<(&OsStr, &OsStr)> {
-        let Some(Step::Execute { args, env }) = self.last.last() else { return None };
-        let search = env.iter().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="));
-        Some((args.first()?, OsStr::from_bytes(search.unwrap_or_default())))
-    }
-
     /// Whether other launches may use the same mounts: all are of the host, and none is this launch's own.
     #[must_use]
     pub fn is_common(&self) -> bool {
@@ -294,15 +281,13 @@ impl Wanted {
         let Synthetic { directories, files } = self.synthetic.clone();
         let at = self.mount_point.clone();
         let (uid, gid) = self.ids;
+        let ask = Step::AskServer { directories, files };
         let mut steps = match way {
-            Way::Alone | Way::Found => vec![
-                Step::UnshareUser { uid, gid },
-                Step::OpenFuse,
-                Step::StartServer { directories, files },
-                Step::UnshareMount,
-                Step::MountImage { at: at.clone() },
-            ],
-            Way::Join => vec![Step::AskSession { directories, files }, Step::JoinSession],
+            Way::Alone | Way::Found => {
+                let mount = [ask, Step::UnshareMount, Step::MountImage { at: at.clone() }];
+                opening(uid, gid).into_iter().chain(mount).collect()
+            }
+            Way::Join => vec![ask, Step::JoinSession],
             Way::JoinContainer => vec![Step::JoinContainer],
         };
         if way == Way::Found {
@@ -322,6 +307,13 @@ impl Wanted {
         steps.extend(self.last.iter().cloned());
         Plan { steps }
     }
+}
+
+/// The first steps of every launch that mounts the image: they depend on nothing else, so they are taken before the rest
+/// is decided, and the server gets ready meanwhile.
+#[must_use]
+pub fn opening(uid: u32, gid: u32) -> [Step; 3] {
+    [Step::UnshareUser { uid, gid }, Step::OpenFuse, Step::StartServer]
 }
 
 /// A confinement that is asked for is applied or refused, never passed over.
@@ -463,8 +455,9 @@ impl fmt::Display for Step {
                 write!(f, "enter a new user namespace; map uid {uid} and gid {gid} to themselves, nothing else")
             }
             Self::OpenFuse => f.write_str("open /dev/fuse"),
-            Self::StartServer { directories, files } => {
-                f.write_str("start the file system server")?;
+            Self::StartServer => f.write_str("start the file system server"),
+            Self::AskServer { directories, files } => {
+                f.write_str("ask the server to show")?;
                 shown(f, directories, files)
             }
             Self::UnshareMount => f.write_str("enter a new mount namespace that receives mounts and passes none on"),
@@ -488,10 +481,6 @@ impl fmt::Display for Step {
                 write!(f, "mount {kind} on {}{}{comma}{data}", destination.display(), options::Names(*flags))
             }
             Self::KeepNamespaces => f.write_str("leave the namespaces to the server, for launches to come"),
-            Self::AskSession { directories, files } => {
-                f.write_str("ask the session's server")?;
-                shown(f, directories, files)
-            }
             Self::JoinSession => {
                 f.write_str("join the session: its user namespace, and its mounts without a container's")
             }
@@ -522,14 +511,19 @@ impl fmt::Display for Step {
 
 /// What the server shows besides the image.
 fn shown(f: &mut fmt::Formatter<'_>, directories: &[PathBuf], files: &[(PathBuf, SyntheticFile)]) -> fmt::Result {
-    for (content, what) in [(false, "; add if missing"), (true, "; replace")] {
+    let mut before = "";
+    for (content, what) in [(false, " if missing"), (true, " in place of the image's")] {
         let chosen = files.iter().filter(|(_, file)| matches!(file, SyntheticFile::Content(..)) == content);
         let directories = if content { &[] } else { directories };
-        for (index, path) in directories.iter().chain(chosen.map(|(path, _)| path)).enumerate() {
-            write!(f, "{} {}", if index == 0 { what } else { "" }, path.display())?;
+        let mut paths = directories.iter().chain(chosen.map(|(path, _)| path)).peekable();
+        if paths.peek().is_some() {
+            f.write_str(before)?;
+            paths.try_for_each(|path| write!(f, " {}", path.display()))?;
+            f.write_str(what)?;
+            before = ",";
         }
     }
-    Ok(())
+    if before.is_empty() { f.write_str(" nothing else") } else { Ok(()) }
 }
 
 /// A word as a shell would want it, if it is not plain.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::Context;
 use coracle::cli::{self, Record};
@@ -22,7 +21,7 @@ use super::{complain, launch};
 const EXTENSION: &str = "profile.json";
 
 /// Runs the program and writes its profile. The exit status is the program's own.
-pub(super) fn record(arguments: &Record) -> anyhow::Result<ExitCode> {
+pub(super) fn record(arguments: &Record) -> anyhow::Result<u8> {
     let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
     let command: Vec<String> =
         rest.iter().filter(|word| *word != "--").map(|word| word.to_string_lossy().into_owned()).collect();
@@ -48,13 +47,13 @@ pub(super) fn record(arguments: &Record) -> anyhow::Result<ExitCode> {
     let touches = touches(&text);
     if touches.is_empty() {
         anyhow::ensure!(status >= 125, "cannot record {}: the program read nothing of the image", image.display());
-        return Ok(status.into());
+        return Ok(status);
     }
     let profile = profile(&ImageFile::open(&path)?, command, &touches)?;
     let json = profile.to_json().context("cannot write the profile")?;
     publish(&output, &json)?;
     super::say(&format!("{}: {} files", output.display(), profile.touched.len()));
-    Ok(status.into())
+    Ok(status)
 }
 
 /// Names what was touched, which the server knows by inode.

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 mod client;
+mod fingerprint;
 mod keeper;
 mod memo;
 mod message;
@@ -15,9 +16,11 @@ mod report;
 
 pub use client::{Error, Founding, Joined, Meeting, meet};
 pub(crate) use client::{keep, keep_container, remember};
+pub use fingerprint::Fingerprint;
 pub use keeper::Keeper;
 pub use memo::{Memo, Remembered};
-pub use message::{ContainerKey, KEY_BYTES};
+pub use message::ContainerKey;
+pub(crate) use message::{bytes_of, synthetic};
 pub use place::{Identity, Place};
 pub use report::{Report, reports, stop};
 

@@ -234,6 +234,23 @@ fn configuration(tree: &dyn Tree) -> Result<Option<ImageConfiguration>, Error> {
     }
 }
 
+/// Where in the image the program is that a launch will start, as far as the image alone tells: for reading ahead.
+#[must_use]
+pub fn first_program(image: &ImageFile, verb: &Verb) -> Option<PathBuf> {
+    let config = configuration(image).ok()?;
+    let (words, _) = program(&image.into(), verb, config.as_ref()).ok()?;
+    let name = words.first()?;
+    let executable = |path: &Path| is_executable(image, path.as_os_str()).unwrap_or(false);
+    if name.as_bytes().contains(&b'/') {
+        return Some(PathBuf::from(name)).filter(|path| path.is_absolute() && executable(path));
+    }
+    let variables =
+        config.as_ref().and_then(|config| config.config().as_ref()).and_then(|config| config.env().as_deref());
+    let search = variables.into_iter().flatten().find_map(|variable| variable.strip_prefix("PATH="));
+    let paths = std::env::split_paths(search.unwrap_or(env::PATH)).map(|directory| directory.join(name));
+    paths.filter(|path| path.is_absolute()).find(|path| executable(path))
+}
+
 /// The command to execute, and the prompt when it is an interactive shell.
 fn program(
     image: &ImageFacts<'_>,

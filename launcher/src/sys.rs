@@ -9,3 +9,4 @@ pub mod privileges;
 pub mod process;
 pub mod refusal;
 pub mod resolve;
+pub mod start;

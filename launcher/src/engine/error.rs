@@ -60,6 +60,9 @@ pub enum Error {
         /// In its words.
         report: String,
     },
+    /// The server cannot show what the launch needs besides the image.
+    #[error("{0}")]
+    Show(String),
     /// The server is gone.
     #[error("the file system server ended unexpectedly: it may have been killed, for memory or by hand")]
     ServerEnded,

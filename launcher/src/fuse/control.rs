@@ -30,7 +30,7 @@ pub struct Control {
     pub(super) recent: Recent,
     pub(super) order: Order,
     pub(super) waiting: Waiting,
-    /// Opened before the server confines itself, until it runs.
+    /// Until the server runs.
     pub(super) load: Mutex<Option<Load>>,
     /// Bytes that unpacked blocks may take.
     pub(super) cache_bytes: usize,
@@ -42,7 +42,7 @@ pub struct Control {
 }
 
 impl Control {
-    pub(super) fn new(tree: Tree, switches: Switches, record: bool, cache_bytes: usize) -> Self {
+    pub(super) fn new(tree: Tree, switches: Switches, record: bool, cache_bytes: usize, load: Load) -> Self {
         Self {
             tree,
             switches,
@@ -52,7 +52,7 @@ impl Control {
             recent: Recent::default(),
             order: Order::default(),
             waiting: Waiting::default(),
-            load: Mutex::new(None),
+            load: Mutex::new(Some(load)),
             cache_bytes,
             recorder: record.then(Recorder::default),
             features: AtomicU32::new(0),

@@ -1,4 +1,4 @@
-//! What the first program will read, guessed before it is started or taken from a list, and unpacked meanwhile.
+//! What the first program will read, guessed before it is started or taken from a profile, and unpacked meanwhile.
 //!
 //! Starting a program from a new mount is mostly waiting for blocks to be unpacked, one after the other. A thread that
 //! unpacks them while the launcher is still mounting halves that. A block goes to the page cache as soon as the kernel knows
@@ -122,24 +122,12 @@ impl Waiting {
     }
 }
 
-/// What to unpack before it is asked for.
-#[derive(Clone, Debug)]
-pub(super) enum Plan {
-    /// What this program needs to start.
-    Program(PathBuf),
-    /// These blocks, in this order.
-    Blocks(Vec<(InodeRef, u64)>),
-}
-
-/// The life of the thread that unpacks.
-pub(super) fn run(control: &Control, plan: Plan) {
+/// The life of the thread that unpacks what a program needs to start.
+pub(super) fn run(control: &Control, program: &Path) {
     let ahead = Ahead { control };
-    match plan {
-        Plan::Program(program) => match ahead.profile(&program) {
-            Some(profile) => ahead.follow(&profile),
-            None => ahead.guess(&program),
-        },
-        Plan::Blocks(blocks) => ahead.list(&blocks),
+    match ahead.profile(program) {
+        Some(profile) => ahead.follow(&profile),
+        None => ahead.guess(program),
     }
     control.waiting.finish();
 }
@@ -178,19 +166,6 @@ impl Ahead<'_> {
                 }
                 self.unpack(&inode, (*block).into(), &mut unpacked);
             }
-        }
-    }
-
-    fn list(&self, blocks: &[(InodeRef, u64)]) {
-        // What is evicted before it is used has been unpacked for nothing.
-        let room = (self.control.cache_bytes / 4) / self.control.tree.common.block_size as usize;
-        let mut unpacked = HashSet::new();
-        for (inode, index) in blocks {
-            if unpacked.len() >= room || self.is_over() {
-                return;
-            }
-            let Ok(inode) = self.control.tree.image.inode(*inode) else { continue };
-            self.unpack(&inode, *index, &mut unpacked);
         }
     }
 

@@ -9,10 +9,10 @@ const PATH: &str = "/proc/loadavg";
 /// For how long a count is believed.
 const VALID: Duration = Duration::from_millis(1);
 
-/// How busy the machine is.
+/// How busy the machine is. Opened before the server's process confines itself: it may open nothing later.
 #[derive(Debug)]
-pub(super) struct Load {
-    /// Opened once: the server may open nothing later. Without it, the machine counts as idle.
+pub struct Load {
+    /// Without it, the machine counts as idle.
     file: Option<File>,
     processors: u64,
     /// Until when the last answer holds.
@@ -21,10 +21,12 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn new(now: Instant) -> Self {
+    /// Opens what tells.
+    #[must_use]
+    pub fn open() -> Self {
         let processors = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
         let processors = processors.and_then(|count| u64::try_from(count).ok()).unwrap_or(1);
-        Self { file: File::open(PATH).ok(), processors, until: now, has_room: true }
+        Self { file: File::open(PATH).ok(), processors, until: Instant::now(), has_room: true }
     }
 
     /// Whether fewer threads want a processor, this one included, than there are processors.

@@ -84,7 +84,7 @@ impl<'a> Session<'a> {
             }
             let now = Instant::now();
             let load = control.load.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let poller = Poller::new(control.switches.spin && cpus > 1, now, load.unwrap_or_else(|| Load::new(now)));
+            let poller = Poller::new(control.switches.spin && cpus > 1, now, load.unwrap_or_else(Load::open));
             return Ok(Some(Self {
                 control,
                 device,

@@ -81,7 +81,16 @@ impl Tree {
         Arc::clone(&self.overlay.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds to the overlay, all or nothing. `announce` is then told the directories and names that are new.
+    /// Adds to the overlay before anybody sees it, all or nothing.
+    pub(super) fn prepare(&self, synthetic: &Synthetic) -> Result<(), Error> {
+        let _adding: MutexGuard<'_, ()> = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut overlay = Overlay::clone(&self.overlay());
+        overlay.add(&self.image, synthetic)?;
+        *self.overlay.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(overlay);
+        Ok(())
+    }
+
+    /// Adds to the overlay that is in use, all or nothing. `announce` is then told the directories and names that are new.
     pub(super) fn add<T>(
         &self,
         synthetic: &Synthetic,

@@ -50,7 +50,7 @@ fn plan(spec: &Spec) -> Result<Vec<Step>, Error> {
 }
 
 fn added(steps: &[Step]) -> (&[PathBuf], &[(PathBuf, SyntheticFile)]) {
-    let Some(Step::StartServer { directories, files }) = steps.get(2) else { panic!("{steps:?}") };
+    let Some(Step::AskServer { directories, files }) = steps.get(3) else { panic!("{steps:?}") };
     (directories, files)
 }
 
@@ -60,7 +60,8 @@ fn security_steps_come_in_the_order_the_kernel_and_safety_demand() {
     let expected = vec![
         Step::UnshareUser { uid: 7, gid: 8 },
         Step::OpenFuse,
-        Step::StartServer { directories: vec!["/d".into()], files: Vec::new() },
+        Step::StartServer,
+        Step::AskServer { directories: vec!["/d".into()], files: Vec::new() },
         Step::UnshareMount,
         Step::MountImage { at: "/mnt".into() },
         Step::PivotRoot { from: "/mnt".into() },
@@ -108,7 +109,7 @@ fn targets_are_made_where_they_can_be() {
         )
     };
     assert!(optional("/home2") && !optional("/home"));
-    assert!(matches!(&steps[6], Step::OpenSources(sources) if sources.len() == 3), "each source once");
+    assert!(matches!(&steps[7], Step::OpenSources(sources) if sources.len() == 3), "each source once");
 }
 
 #[test]
@@ -167,11 +168,11 @@ fn a_plan_can_be_read() {
     let spec = spec(mounts, &[("org.coracle.cwd.fallback", "/"), ("org.coracle.optional", "/d")]);
     let text = Wanted::new(&spec, Path::new("/mnt"), &Everything).unwrap().plan(Way::Alone).to_string();
     for line in [
-        "  3  start the file system server; add if missing /d /t\n",
-        "  8  bind /data and what is mounted below it on /d, ro, if possible\n",
-        "  9  mount tmpfs on /t, nosuid, size=1m\n",
-        " 11  go to /w, or else /\n",
-        " 15  execute prog \"a b\" with 1 variables\n",
+        "  4  ask the server to show /d /t if missing\n",
+        "  9  bind /data and what is mounted below it on /d, ro, if possible\n",
+        " 10  mount tmpfs on /t, nosuid, size=1m\n",
+        " 12  go to /w, or else /\n",
+        " 16  execute prog \"a b\" with 1 variables\n",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
@@ -184,9 +185,9 @@ fn a_session_is_founded_joined_and_joined_as_it_is() {
     let own = wanted(vec![bind("/data", "/d", &["rbind"]), fs("tmpfs", "/scratch", &[])]);
     let kinds = |wanted: &Wanted, way| -> Vec<&'static str> {
         let name = |step: &Step| match step {
-            Step::StartServer { .. } => Some("start"),
+            Step::StartServer => Some("start"),
             Step::KeepNamespaces => Some("keep"),
-            Step::AskSession { .. } => Some("ask"),
+            Step::AskServer { .. } => Some("ask"),
             Step::JoinSession => Some("join"),
             Step::JoinContainer => Some("join container"),
             Step::CopyMount => Some("copy"),
@@ -197,16 +198,22 @@ fn a_session_is_founded_joined_and_joined_as_it_is() {
         };
         wanted.plan(way).steps.iter().filter_map(name).collect()
     };
-    assert_eq!(kinds(&common, Way::Found), ["start", "keep", "copy", "pivot", "detach", "keep container"]);
+    assert_eq!(kinds(&common, Way::Found), ["start", "ask", "keep", "copy", "pivot", "detach", "keep container"]);
     assert_eq!(kinds(&common, Way::Join), ["ask", "join", "copy", "pivot", "detach", "keep container"]);
     assert_eq!(kinds(&common, Way::JoinContainer), ["join container"]);
-    assert_eq!(kinds(&own, Way::Found), ["start", "keep", "copy", "pivot", "detach"], "a tmpfs is one launch's own");
+    assert_eq!(
+        kinds(&own, Way::Found),
+        ["start", "ask", "keep", "copy", "pivot", "detach"],
+        "a tmpfs is one launch's own"
+    );
     let described = |wanted: &Wanted| {
         let mut parts = Vec::new();
         wanted.describe_mounts(&mut |part| parts.push(part.to_vec()));
         parts
     };
     assert_ne!(described(&common), described(&own));
+    // What has been done before the rest was decided is what the plan begins with.
+    assert!([Way::Alone, Way::Found].into_iter().all(|way| common.plan(way).steps.starts_with(&opening(7, 8))));
     // Whatever the way, privileges go in the same order, right before the program.
     let last = |way| common.plan(way).steps.into_iter().rev().take(5).collect::<Vec<_>>();
     assert!([Way::Found, Way::Join, Way::JoinContainer].into_iter().all(|way| last(way) == last(Way::Alone)));

@@ -25,6 +25,8 @@ use crate::host::Identification;
 
 /// How often programs are looked at that the kernel cannot report the end of (before Linux 5.3).
 const LOOK: Duration = Duration::from_millis(500);
+/// Programs at which those that have ended are sorted out, at least.
+const MANY: usize = 64;
 
 /// Keeps one session.
 pub struct Keeper {
@@ -32,10 +34,13 @@ pub struct Keeper {
     listener: OwnedFd,
     image: PathBuf,
     idle: Duration,
-    control: Arc<Control>,
     started: Instant,
     clients: Vec<Client>,
+    /// All that may still run. Only the end of the first is waited for: the others' matters when that one has ended. A
+    /// server that woke at the end of each program would take its time from whoever waits for the program.
     programs: Vec<Program>,
+    /// At how many programs those are looked for that have ended.
+    many: usize,
     kept: Option<Kept>,
 }
 
@@ -67,6 +72,16 @@ impl Program {
     fn new(pid: Pid) -> Self {
         Self { pid, end: pidfd_open(pid, PidfdFlags::empty()).ok() }
     }
+
+    fn has_ended(&self) -> bool {
+        match &self.end {
+            Some(end) => {
+                let mut polled = [PollFd::new(end, PollFlags::IN)];
+                matches!(poll(&mut polled, Some(&Timespec::default())), Ok(ready) if ready > 0)
+            }
+            None => test_kill_process(self.pid).is_err(),
+        }
+    }
 }
 
 /// Whether the keeper goes on.
@@ -81,16 +96,16 @@ impl Keeper {
     ///
     /// # Errors
     /// When the process may have no descriptor more.
-    pub fn new(founding: &Founding, image: PathBuf, idle: Duration, control: Arc<Control>) -> io::Result<Self> {
+    pub fn new(founding: &Founding, image: PathBuf, idle: Duration) -> io::Result<Self> {
         Ok(Self {
             sign: Arc::clone(&founding.sign),
             listener: founding.listener.try_clone()?,
             image,
             idle,
-            control,
             started: Instant::now(),
             clients: Vec::new(),
             programs: Vec::new(),
+            many: MANY,
             kept: None,
         })
     }
@@ -106,8 +121,9 @@ impl Keeper {
         self.sign.descriptors().into_iter().chain([self.listener.as_raw_fd()]).collect()
     }
 
-    /// Keeps the session until it is over. `founder` is the connection to the launch that started it, of process `pid`.
-    pub fn run(mut self, founder: OwnedFd, pid: u32) {
+    /// Keeps the session of the server behind `control` until it is over. `founder` is the connection to the launch that
+    /// started it, of process `pid`.
+    pub fn run(mut self, control: &Control, founder: OwnedFd, pid: u32) {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         self.clients.push(Client { socket: founder, pid, waits: false });
         let mut quiet_since = None;
@@ -118,7 +134,7 @@ impl Keeper {
             }
             let quiet = if busy { None } else { Some(quiet_since.get_or_insert_with(Instant::now).elapsed()) };
             let left = quiet.map(|quiet| self.idle.saturating_sub(quiet));
-            if left.is_some_and(|left| left.is_zero()) || !matches!(self.wait(left), Ok(Next::GoOn)) {
+            if left.is_some_and(|left| left.is_zero()) || !matches!(self.wait(control, left), Ok(Next::GoOn)) {
                 // Nobody joins any more: those in the queue are turned away, and make a session of their own.
                 return self.sign.take_down();
             }
@@ -126,17 +142,17 @@ impl Keeper {
     }
 
     /// Waits for something to happen, for `limit` at most, and deals with it.
-    fn wait(&mut self, limit: Option<Duration>) -> io::Result<Next> {
-        let unseen = self.programs.iter().any(|program| program.end.is_none());
+    fn wait(&mut self, control: &Control, limit: Option<Duration>) -> io::Result<Next> {
+        let unseen = self.programs.first().is_some_and(|program| program.end.is_none());
         let limit = if unseen { Some(limit.map_or(LOOK, |limit| limit.min(LOOK))) } else { limit };
         let limit = limit.map(|limit| Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: limit.subsec_nanos().into(),
         });
-        let ends = self.programs.iter().filter_map(|program| program.end.as_ref());
+        let end = self.programs.first().and_then(|program| program.end.as_ref());
         let sockets = self.clients.iter().map(|client| &client.socket).chain([&self.listener]);
         let mut polled: Vec<PollFd<'_>> =
-            sockets.chain(ends).map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
+            sockets.chain(end).map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
         match poll(&mut polled, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -144,22 +160,33 @@ impl Keeper {
         let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
         drop(polled);
         let clients = self.clients.len();
-        let mut ended = ready.iter().skip(clients + 1);
-        self.programs.retain(|program| match program.end {
-            Some(_) => ended.next() != Some(&true),
-            None => test_kill_process(program.pid).is_ok(),
-        });
+        if unseen || ready.get(clients + 1) == Some(&true) {
+            self.forget_ended();
+        }
         // From the last, so that the numbers of those to come stay what they are.
         for index in (0..clients).rev() {
-            if ready.get(index) == Some(&true) && self.hear(index)? == Next::End {
+            if ready.get(index) == Some(&true) && self.hear(control, index)? == Next::End {
                 return Ok(Next::End);
             }
         }
         if ready.get(clients) == Some(&true) && self.accept() {
             // It speaks first, and has done so by now.
-            return self.hear(self.clients.len() - 1);
+            return self.hear(control, self.clients.len() - 1);
         }
         Ok(Next::GoOn)
+    }
+
+    /// Watches over the program of a client from now on.
+    fn watch(&mut self, pid: Option<Pid>) {
+        self.programs.extend(pid.map(Program::new));
+        if self.programs.len() >= self.many {
+            self.forget_ended();
+            self.many = MANY.max(2 * self.programs.len());
+        }
+    }
+
+    fn forget_ended(&mut self) {
+        self.programs.retain(|program| !program.has_ended());
     }
 
     /// Lets a client in; true if it has said something already.
@@ -178,7 +205,7 @@ impl Keeper {
     }
 
     /// Deals with one message of a client, or with its end.
-    fn hear(&mut self, index: usize) -> io::Result<Next> {
+    fn hear(&mut self, control: &Control, index: usize) -> io::Result<Next> {
         let Some(client) = self.clients.get_mut(index) else { return Ok(Next::GoOn) };
         let Ok((request, descriptors)) = receive::<Request>(&client.socket) else {
             // Its end: the program is being executed, or the launch failed.
@@ -190,7 +217,8 @@ impl Keeper {
             Request::Join => client.waits = true,
             Request::Keep { memo, who } => {
                 let Ok([user, base]) = <[OwnedFd; 2]>::try_from(descriptors) else { return Ok(Next::End) };
-                self.programs.extend(client.pid.map(Program::new));
+                let pid = client.pid;
+                self.watch(pid);
                 self.kept = Some(Kept { user, base, containers: VecDeque::new(), memo, who });
             }
             Request::KeepContainer(key) => {
@@ -206,14 +234,15 @@ impl Keeper {
                 }
             }
             Request::Add(wanted) => {
-                let answer = match self.control.add(&Synthetic::from(wanted)) {
+                let answer = match control.add(&Synthetic::from(wanted)) {
                     Ok(()) => Answer::Added,
                     Err(error) => Answer::Refused(error.to_string()),
                 };
                 self.answer(index, &answer, &[]);
             }
             Request::Report => {
-                let report = Answer::Report(Box::new(self.report()));
+                self.forget_ended();
+                let report = Answer::Report(Box::new(self.report(control)));
                 self.answer(index, &report, &[]);
             }
             Request::Stop => return Ok(Next::End),
@@ -252,12 +281,13 @@ impl Keeper {
         for index in waiting {
             if let Some(client) = self.clients.get_mut(index) {
                 client.waits = false;
-                self.programs.extend(client.pid.map(Program::new));
+                let pid = client.pid;
+                self.watch(pid);
             }
         }
     }
 
-    fn report(&self) -> Report {
+    fn report(&self, control: &Control) -> Report {
         Report {
             image: self.image.clone(),
             server: std::process::id(),
@@ -265,7 +295,7 @@ impl Keeper {
             containers: self.kept.as_ref().map_or(0, |kept| kept.containers.len()),
             age: self.started.elapsed().as_secs(),
             idle: self.idle.as_secs(),
-            stats: serde_json::to_string(&self.control.stats()).unwrap_or_default(),
+            stats: serde_json::to_string(&control.stats()).unwrap_or_default(),
         }
     }
 }

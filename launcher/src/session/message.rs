@@ -11,6 +11,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::fingerprint;
 use super::memo::Memo;
 use super::report::Report;
 use crate::fuse::{Synthetic, SyntheticFile};
@@ -22,11 +23,8 @@ const PACKET_MAX: usize = 192 << 10;
 const DESCRIPTORS_MAX: usize = 2 + CONTAINERS_MAX;
 /// Most containers that a server keeps ready.
 pub(super) const CONTAINERS_MAX: usize = 8;
-/// Bytes of a [`ContainerKey`].
-pub const KEY_BYTES: usize = 32;
-
-/// What tells a set of mounts from another: a hash of the steps that make it and of what they find.
-pub type ContainerKey = [u8; KEY_BYTES];
+/// What tells a set of mounts from another: a [fingerprint](super::Fingerprint) of the steps that make it and of what they find.
+pub type ContainerKey = [u8; fingerprint::BYTES];
 
 /// What a launch says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +95,18 @@ impl From<Wanted> for Synthetic {
             files: wanted.files.into_iter().map(|(name, content)| (path(name), file(content))).collect(),
         }
     }
+}
+
+/// As bytes, for [`synthetic`].
+pub(crate) fn bytes_of(wanted: &Synthetic) -> io::Result<Vec<u8>> {
+    postcard::to_stdvec(&Wanted::from(wanted)).map_err(io::Error::other)
+}
+
+/// Reverses [`bytes_of`].
+pub(crate) fn synthetic(bytes: &[u8]) -> io::Result<Synthetic> {
+    let wanted: Wanted =
+        postcard::from_bytes(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(wanted.into())
 }
 
 /// Sends one packet.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, open, openat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::fingerprint::Fingerprint;
 use crate::fuse::Switches;
 
 /// What the name of a session's socket ends in.
@@ -20,9 +21,10 @@ const DIRECTORY: &str = "CORACLE_SESSION_DIR";
 /// among them, so programs of another part must not depend on it.
 const SCOPES: [&str; 7] =
     ["CORACLE_SESSION_SCOPE", "SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "FLUX_JOB_ID"];
-/// Namespaces that a session's programs share with whoever starts it.
-const NAMESPACES: [&str; 3] = ["/proc/self/ns/user", "/proc/self/ns/mnt", "/proc/self/ns/pid"];
-
+/// A session's programs share this with whoever starts it.
+const USER_NAMESPACE: &str = "/proc/self/ns/user";
+/// And these.
+const OTHER_NAMESPACES: [&str; 2] = ["/proc/self/ns/mnt", "/proc/self/ns/pid"];
 /// Inode of the namespace that a host starts with (`PROC_USER_INIT_INO` of the kernel's `proc_ns.h`).
 const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
@@ -31,7 +33,10 @@ const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 /// The image counts by what it is, not by its path: device, inode, size, modification and change time. A file that was
 /// replaced or changed is another image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity(String);
+pub struct Identity {
+    name: String,
+    user_namespace: u64,
+}
 
 impl Identity {
     /// Of a launch of the image file at `path` by this process.
@@ -41,34 +46,31 @@ impl Identity {
     pub fn of(path: &Path) -> io::Result<Self> {
         let image = fs::metadata(path)?;
         let (user, group) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let mut hash = blake3::Hasher::new();
+        let mut print = Fingerprint::new();
         // Another version may serve or speak in another way.
-        hash.update(env!("CARGO_PKG_VERSION").as_bytes());
-        let mut number = |number: u64| {
-            hash.update(&number.to_le_bytes());
-        };
+        print.bytes(env!("CARGO_PKG_VERSION").as_bytes());
         for part in [image.dev(), image.ino(), image.len(), user.into(), group.into()] {
-            number(part);
+            print.number(part);
         }
         for time in [image.mtime(), image.mtime_nsec(), image.ctime(), image.ctime_nsec()] {
-            number(time.cast_unsigned());
+            print.number(time.cast_unsigned());
         }
-        for namespace in NAMESPACES {
-            number(fs::metadata(namespace)?.ino());
+        let user_namespace = fs::metadata(USER_NAMESPACE)?.ino();
+        print.number(user_namespace);
+        for namespace in OTHER_NAMESPACES {
+            print.number(fs::metadata(namespace)?.ino());
         }
         // Where a founder mounts the image, a joiner has to look for it.
         let mut words = vec![crate::host::mount_point().unwrap_or_default().into_os_string()];
         let variables = SCOPES.into_iter().chain([Switches::VARIABLE]);
         words.extend(variables.map(|name| std::env::var_os(name).unwrap_or_default()));
-        for word in words {
-            hash.update(&word.len().to_le_bytes());
-            hash.update(word.as_bytes());
-        }
-        Ok(Self(hash.finalize().to_hex()[..32].to_owned()))
+        words.iter().for_each(|word| print.bytes(word.as_bytes()));
+        let name = print.finish().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { name, user_namespace })
     }
 
     pub(super) fn socket(&self) -> String {
-        format!("{}{SUFFIX}", self.0)
+        format!("{}{SUFFIX}", self.name)
     }
 }
 
@@ -80,13 +82,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// Opens the directory, made if it is not there; `None` where there is no place for one.
+    /// Opens the directory for a session of `identity`, made if it is not there; `None` where there is no place for one.
     ///
     /// # Errors
     /// When no directory can be had that is the caller's alone.
-    pub fn open() -> io::Result<Option<Self>> {
+    pub fn open(identity: &Identity) -> io::Result<Option<Self>> {
         let mut result = Ok(None);
-        for path in candidates() {
+        for path in candidates(Some(identity.user_namespace)) {
             result = Self::make(path).map(Some);
             if result.is_ok() {
                 break;
@@ -97,7 +99,8 @@ impl Place {
 
     /// All that exist, for those who look for sessions.
     pub fn existing() -> Vec<Self> {
-        candidates().into_iter().filter_map(|path| Self::at(path).ok()).collect()
+        let user_namespace = fs::metadata(USER_NAMESPACE).map(|user| user.ino()).ok();
+        candidates(user_namespace).into_iter().filter_map(|path| Self::at(path).ok()).collect()
     }
 
     fn make(path: PathBuf) -> io::Result<Self> {
@@ -171,12 +174,12 @@ impl AsFd for Place {
 
 /// `XDG_RUNTIME_DIR` is not among them: it is set in some of a user's processes on a node and not in others, and what is
 /// passed along from a login node is not there on a compute node.
-fn candidates() -> Vec<PathBuf> {
+fn candidates(user_namespace: Option<u64>) -> Vec<PathBuf> {
     if let Some(chosen) = std::env::var_os(DIRECTORY).map(PathBuf::from).filter(|path| path.is_absolute()) {
         return vec![chosen];
     }
     // In another user namespace the caller's id is not what it seems to those outside, who see the same `/tmp`.
-    if fs::metadata(NAMESPACES[0]).map(|user| user.ino()).ok() != Some(INITIAL_USER_NAMESPACE) {
+    if user_namespace != Some(INITIAL_USER_NAMESPACE) {
         return Vec::new();
     }
     let uid = nix::unistd::geteuid();

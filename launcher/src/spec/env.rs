@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::options::{EnvSetting, Options};
 
 /// For images that set no `PATH`.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Paths of the host that the C library, the shell or Python would follow.
 const HOST_ONLY: [&str; 9] =
     ["PATH", "PWD", "OLDPWD", "_", "GCONV_PATH", "LOCPATH", "LOCALE_ARCHIVE", "NLSPATH", "PYTHONHOME"];

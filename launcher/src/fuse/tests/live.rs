@@ -13,18 +13,12 @@ use super::*;
 pub(super) const RECORD: &str = "CORACLE_TEST_RECORD";
 /// A directory of the server's, by which it is spoken to.
 const TALK: &str = "CORACLE_TEST_TALK";
-/// Blocks that the server shall unpack ahead, as JSON.
-const PREFETCH: &str = "CORACLE_TEST_PREFETCH";
 /// A program that the server shall expect.
 const EXPECT: &str = "CORACLE_TEST_EXPECT";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// In the server: does what the environment says.
 pub(super) fn arrange(server: &mut Server) {
-    if let Some(list) = std::env::var_os(PREFETCH) {
-        let blocks: Vec<(u64, u64)> = serde_json::from_str(list.to_str().unwrap()).unwrap();
-        server.prefetch(blocks.into_iter().map(|(inode, block)| (InodeRef(inode), block)).collect());
-    }
     if let Some(program) = std::env::var_os(EXPECT) {
         server.expect(Path::new(&program));
     }
@@ -202,7 +196,7 @@ fn fill(source: &Path) {
 }
 
 #[test]
-fn userns_what_was_read_is_recorded_and_can_be_had_before_it_is_asked_for() {
+fn userns_what_was_read_is_recorded() {
     run_live("recorded", &[(RECORD, "1"), (Switches::VARIABLE, "no-push-rest,no-push-fragments,no-readahead")]);
 }
 
@@ -221,29 +215,11 @@ fn recorded() {
     read_at(&path.join("large"), 3 * 131_072);
     fs::read(path.join("small/7")).unwrap();
     let touched: serde_json::Value = serde_json::from_str(&ask(&talk, "touched")).unwrap();
-    let blocks: Vec<(u64, u64)> = touched
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|touch| (touch["inode"].as_u64().unwrap(), touch["block"].as_u64().unwrap()))
-        .collect();
-    assert_eq!(blocks.iter().map(|(_, block)| *block).collect::<Vec<_>>(), [3, 0], "{touched}");
+    let blocks: Vec<_> = touched.as_array().unwrap().iter().map(|touch| touch["block"].as_u64().unwrap()).collect();
+    assert_eq!(blocks, [3, 0], "{touched}");
     assert!(touched[0]["fragment"].is_null() && touched[1]["fragment"].is_u64(), "{touched}");
     assert_eq!(touched[0]["ranges"][0][0], 3 * 131_072, "{touched}");
     assert!(mounted.end());
-
-    // Another mount of the same image, whose server has the list.
-    let image = mounted.source().with_extension("sqfs");
-    let list = serde_json::to_string(&blocks).unwrap();
-    let mut again = Mounted::serve_with(tempfile::tempdir().unwrap(), &image, &[(PREFETCH, &list)]);
-    fs::metadata(again.path().join("large")).unwrap();
-    fs::metadata(again.path().join("small/7")).unwrap();
-    eventually(|| stat(&talk, "pushes") >= 2);
-    read_at(&again.path().join("large"), 3 * 131_072);
-    let small = fs::read(again.path().join("small/7")).unwrap();
-    assert_eq!(small, fs::read(mounted.source().join("small/7")).unwrap());
-    assert_eq!(stat(&talk, "READ"), 0);
-    assert!(again.end());
 }
 
 #[test]

@@ -199,7 +199,7 @@ fn serving() {
     let switches = Switches::from_environment().unwrap();
     let record = std::env::var_os(super::live::RECORD).is_some();
     let options = ServeOptions { synthetic, switches, record, ..ServeOptions::new(0, 0) };
-    let mut server = Server::new(open_image(Path::new(&image)), options).unwrap().log_to(log);
+    let mut server = Server::new(open_image(Path::new(&image)), options, Load::open()).unwrap().log_to(log);
     super::live::arrange(&mut server);
     let control = server.control();
     server.run(device).unwrap();
