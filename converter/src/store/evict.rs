@@ -60,7 +60,7 @@ pub struct Pruned {
 
 /// Something that may be evicted.
 enum Unit {
-    Image(Image),
+    Image(Box<Image>),
     Blob(PathBuf),
 }
 
@@ -150,8 +150,11 @@ impl Store {
 
     fn candidates(&self) -> Result<Vec<Candidate>, Error> {
         let images = self.list()?.into_iter().filter(|image| !image.shared);
-        let candidate =
-            |image: Image| Candidate { last_used: image.last_used, size: image.size, unit: Unit::Image(image) };
+        let candidate = |image: Image| Candidate {
+            last_used: image.last_used,
+            size: image.size,
+            unit: Unit::Image(Box::new(image)),
+        };
         let mut candidates = images.map(candidate).collect::<Vec<_>>();
         for path in entries(&self.blobs_dir())? {
             let blob = path.file_name().and_then(|name| name.to_str()).is_some_and(key::is_key);

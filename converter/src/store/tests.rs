@@ -51,7 +51,7 @@ impl World {
             fs::write(dir.join("blobs/sha256").join(digest.hex()), content).unwrap();
             json!({"mediaType": media_type, "digest": digest.to_string(), "size": content.len()})
         };
-        let tar = TarBuilder::new().file("x", content.to_vec()).finish();
+        let tar = TarBuilder::new().file("x", content).finish();
         let layer = blob("application/vnd.oci.image.layer.v1.tar", &tar);
         let config = json!({"architecture": "amd64", "os": "linux",
             "rootfs": {"type": "layers", "diff_ids": [Digest::of(&tar).to_string()]}});
@@ -66,7 +66,7 @@ impl World {
 
     fn tar(&self, name: &str, content: &[u8]) -> Source {
         let file = self.dir.path().join(name);
-        fs::write(&file, TarBuilder::new().file("x", content.to_vec()).finish()).unwrap();
+        fs::write(&file, TarBuilder::new().file("x", content).finish()).unwrap();
         Source::Tar { file }
     }
 
