@@ -18,6 +18,7 @@ mod refs;
 mod small;
 mod space;
 mod sweep;
+mod visible;
 
 pub use error::Error;
 pub use evict::{Policy, Pruned, Removed};

@@ -26,7 +26,6 @@ pub struct Image {
     /// Whether it is in another's store, in which nothing is changed.
     pub shared: bool,
     /// What is noted of it; nothing when the process that made it was killed before.
-    #[serde(flatten)]
     pub metadata: Metadata,
 }
 

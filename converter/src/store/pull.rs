@@ -5,7 +5,7 @@ use super::error::{Error, chain};
 use super::evict::Policy;
 use super::metadata::Metadata;
 use super::refs::{self, Ref, reference, stamp};
-use super::{Store, Stored, image_in, key, note_use, small, space};
+use super::{Store, Stored, image_in, key, note_use, small, space, visible};
 use crate::convert::Opened;
 use crate::digest::HashingReader;
 use crate::options::{Event, Options, Progress, Report};
@@ -77,7 +77,8 @@ impl Store {
         }
         let made = match key::of_image(&wanted.opened, wanted.options) {
             Some(key) => {
-                let made = self.once(&key, wanted, |_| Ok(self.find(&key)), |claim| self.make(&key, claim, wanted))?;
+                let made =
+                    self.once(&key, wanted, |_| Ok(self.find(&key)), |claim, _| self.make(&key, claim, wanted))?;
                 self.complete(&made.0, wanted);
                 made
             }
@@ -86,12 +87,18 @@ impl Store {
                 Some(stamp) => {
                     let attempt = key::of_attempt(&wanted.source, stamp, wanted.options);
                     let result = |owner: Option<&str>| self.result_of(owner, wanted);
-                    self.once(&attempt, wanted, result, |claim| self.make_unknown(&attempt, Some(claim), wanted))?
+                    self.once(&attempt, wanted, result, |claim, waited| {
+                        self.make_unknown(&attempt, Some(claim), waited, wanted)
+                    })?
                 }
-                None => match self.make_unknown(&key::of_attempt(&wanted.source, "", wanted.options), None, wanted)? {
-                    Some(made) => made,
-                    None => return Err(Error::file("create", self.images_dir())(std::io::ErrorKind::NotFound.into())),
-                },
+                None => {
+                    match self.make_unknown(&key::of_attempt(&wanted.source, "", wanted.options), None, None, wanted)? {
+                        Some(made) => made,
+                        None => {
+                            return Err(Error::file("create", self.images_dir())(std::io::ErrorKind::NotFound.into()));
+                        }
+                    }
+                }
             },
         };
         let named = self.name(&made.0.key, None, wanted);
@@ -103,18 +110,19 @@ impl Store {
     }
 
     /// Waits for whoever converts, or does it. `found` looks for the result, of the owner that was waited for if there was
-    /// one; `make` gives `None` when the claim was lost to somebody else.
+    /// one, of which `make` hears, too; that gives `None` when the claim was lost to somebody else.
     fn once(
         &self,
         key: &str,
         wanted: &Wanted<'_>,
         found: impl Fn(Option<&str>) -> Result<Option<Stored>, Error>,
-        make: impl Fn(&Claim<'_>) -> Result<Option<Made>, Error>,
+        make: impl Fn(&Claim<'_>, Option<&str>) -> Result<Option<Made>, Error>,
     ) -> Result<Made, Error> {
         let mut watch = Watch::default();
         let mut told = String::new();
         loop {
             if let Some(stored) = found(watch.id())? {
+                self.tidy(key)?;
                 wanted.progress.event(Event::Stored);
                 return Ok((stored, None));
             }
@@ -128,7 +136,7 @@ impl Store {
                         watch.pause();
                         continue;
                     };
-                    let made = make(&claim);
+                    let made = make(&claim, watch.id());
                     if let Err(error) = &made
                         && is_final(error)
                     {
@@ -156,13 +164,23 @@ impl Store {
         }
     }
 
+    /// Removes what an owner left that died when its image was stored, but before it had given up its claim.
+    fn tidy(&self, key: &str) -> Result<(), Error> {
+        if let Some(seen) = self.claims.read(key)?.filter(|seen| seen.is_gone(self.claims.own()))
+            && self.claims.retire(key, &seen.id)?
+        {
+            self.sweep(&self.left(Some(key))?);
+        }
+        Ok(())
+    }
+
     /// Converts an image whose key is known.
     fn make(&self, key: &str, claim: &Claim<'_>, wanted: &Wanted<'_>) -> Result<Option<Made>, Error> {
         let path = image_in(&self.dir, key);
         let tag = self.claims.own().to_string();
         let output = Output::create_tagged(&path, false, &tag);
-        // Making a file has an NFS client forget that it had found none of that name.
-        if matches!(output, Err(crate::Error::OutputExists { .. })) || path.exists() {
+        // Only now, with a file made there and the claim held, is it certain that the last owner left none.
+        if matches!(output, Err(crate::Error::OutputExists { .. })) || visible::is_there(&path)? {
             wanted.progress.event(Event::Stored);
             return Ok(Some((Stored { path, key: key.to_owned() }, None)));
         }
@@ -174,13 +192,21 @@ impl Store {
         Ok(Some((stored, report)))
     }
 
-    /// Converts an image whose key is a hash of the result.
+    /// Converts an image whose key is a hash of the result, unless that is what was waited for.
     fn make_unknown(
         &self,
         attempt: &str,
         claim: Option<&Claim<'_>>,
+        waited: Option<&str>,
         wanted: &Wanted<'_>,
     ) -> Result<Option<Made>, Error> {
+        if waited.is_some() {
+            self.refs.await_name(wanted.name, &wanted.options.architecture, self.claims.own())?;
+            if let Some(stored) = self.result_of(waited, wanted)? {
+                wanted.progress.event(Event::Stored);
+                return Ok(Some((stored, None)));
+            }
+        }
         let tag = self.claims.own().to_string();
         let output = Output::create_tagged(&image_in(&self.dir, attempt), false, &tag)?;
         self.sweep(&self.left(claim.map(|_| attempt))?);

@@ -4,7 +4,7 @@ use super::claim::is_absent;
 use super::error::Error;
 use super::key::is_key;
 use super::process::Process;
-use super::small;
+use super::{small, visible};
 use crate::digest::Digest;
 use crate::source::Source;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,17 @@ impl Refs {
             return Ok(());
         }
         small::write_json(&self.path(&new.name, &new.architecture), new, own)
+    }
+
+    /// Waits until a name that another host may just have made is seen on this one.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or written.
+    pub fn await_name(&self, name: &str, architecture: &str, own: &Process) -> Result<(), Error> {
+        let probe = self.0.join(format!(".probe.{own}."));
+        fs::write(&probe, "").map_err(Error::file("create", &probe))?;
+        let _ = fs::remove_file(&probe);
+        visible::is_there(&self.path(name, architecture)).map(drop)
     }
 
     /// Has the name stand for nothing; false when it did.
