@@ -154,7 +154,7 @@ fn pull_on_four_hosts(world: &World, stores: &[PathBuf]) -> BTreeSet<PathBuf> {
     }
     let mut all = Vec::new();
     let mut paths = BTreeSet::new();
-    for host in 0..4 {
+    for (host, store) in stores.iter().enumerate() {
         for process in 1..=4 {
             let file =
                 |kind: &str| fs::read_to_string(world.dir.path().join(format!("{process}-{host}.{kind}"))).unwrap();
@@ -162,8 +162,8 @@ fn pull_on_four_hosts(world: &World, stores: &[PathBuf]) -> BTreeSet<PathBuf> {
             let done = told.last().unwrap_or_else(|| panic!("host {host}, process {process}: {}", file("err")));
             assert_eq!(done["event"], "done", "host {host}, process {process}: {}", file("err"));
             let path = PathBuf::from(done["path"].as_str().unwrap());
-            assert!(path.starts_with(&stores[host]));
-            paths.insert(path.strip_prefix(&stores[host]).unwrap().to_path_buf());
+            assert!(path.starts_with(store));
+            paths.insert(path.strip_prefix(store).unwrap().to_path_buf());
             all.extend(told);
         }
     }

@@ -47,7 +47,8 @@ pub fn write_json(path: &Path, value: &impl Serialize, own: &Process) -> Result<
 /// # Errors
 /// When it is there and cannot be read.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let mut content = Vec::new();
+    // As most are, so that a launch reads a name in one call.
+    let mut content = Vec::with_capacity(1024);
     match File::open(path).and_then(|file| file.take(MAX).read_to_end(&mut content)) {
         Ok(_) => Ok(serde_json::from_slice(&content).ok()),
         Err(error) if is_absent(&error) => Ok(None),
