@@ -96,10 +96,15 @@ impl Store {
     /// is taken to use it.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// When the caller's own store cannot be read.
     pub fn get(&self, name: &str, architecture: &str) -> Result<Option<Stored>, Error> {
         for dir in self.dirs() {
-            let Some(found) = Refs(dir.join("refs")).read(name, architecture)? else { continue };
+            let found = match Refs(dir.join("refs")).read(name, architecture) {
+                // Another's store that is out of reach here keeps nobody from using their own.
+                Err(_) if dir != self.dir => continue,
+                found => found?,
+            };
+            let Some(found) = found else { continue };
             if found.stamp.is_some() && found.stamp != local_stamp(name) {
                 continue;
             }

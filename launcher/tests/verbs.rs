@@ -150,6 +150,8 @@ fn userns_a_built_directory_runs() {
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success() && text.contains("directory") && text.contains('\u{1b}'), "{text:?}");
+            let last = text.trim_end().rsplit(['\r', '\n']).next().unwrap_or_default();
+            assert!(last.contains("built.sqfs: "), "nothing is drawn below: {text:?}");
         }
         Err(_) => drop(support::missing("script")),
     }

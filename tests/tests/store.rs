@@ -394,6 +394,27 @@ fn userns_an_image_that_is_removed_while_it_runs_goes_on_running() {
 }
 
 #[test]
+fn userns_launches_that_all_need_the_image_convert_it_once() {
+    needs!(Coracle, Fuse, Tool("busybox"));
+    let world = World::new();
+    let source = format!("oci:{}:latest", corner_image().display());
+    let launch = |number: u32| {
+        let mut command = world.coracle(&["exec", &source, "/bin/sh", "-c", &format!("echo {number}")]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let launches: Vec<(u32, Child)> = (0..12).map(|number| (number, launch(number))).collect();
+    let mut conversions = 0;
+    for (number, child) in launches {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.stdout, format!("{number}\n").as_bytes(), "{text}");
+        conversions += text.matches("coracle: writing tables").count();
+    }
+    assert_eq!(conversions, 1);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+#[test]
 fn userns_an_image_is_given_by_file_by_name_or_by_source() {
     needs!(Coracle, Fuse, Tool("busybox"));
     let world = World::new();

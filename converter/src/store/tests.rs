@@ -253,6 +253,12 @@ fn what_others_share_is_used_and_not_touched() {
     let all = Policy { all: true, ..Policy::default() };
     assert!(own.store.prune(&all).unwrap().images.is_empty());
     assert!(shared.path.exists() && own.store.get("mine", arch()).unwrap().is_none());
+    // A site's store that is damaged keeps nobody from their own.
+    own.pull(&own.layout("b", b"2"), Some("other"));
+    let refs = site.store.dir().join("refs");
+    fs::remove_dir_all(&refs).unwrap();
+    fs::write(&refs, "").unwrap();
+    assert!(own.store.get("other", arch()).unwrap().is_some());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use coracle_converter::{Event, Progress};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Shown, short};
 
@@ -96,8 +96,14 @@ impl Progress for Bars {
 
 impl Shown for Bars {
     fn end(&self) {
-        // A clear that fails leaves a few lines on the terminal.
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = shown.0.take() {
+            bar.finish_and_clear();
+        }
+        shown.1.clear();
+        // A clear that fails leaves a few lines on the terminal. Nothing may be drawn below what is printed next.
         let _ = self.all.clear();
+        self.all.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 
