@@ -7,7 +7,7 @@ set -euo pipefail
 
 build=(gcc libc6-dev make)
 demo=("${build[@]}" busybox-static python3)
-tests=("${demo[@]}" acl attr binutils debian-archive-keyring file g++ libclang-dev libsquashfs-dev mmdebstrap pkg-config shellcheck
+tests=("${demo[@]}" acl attr bindfs binutils debian-archive-keyring file g++ hostname libclang-dev libsquashfs-dev mmdebstrap pkg-config shellcheck
     squashfs-tools squashfs-tools-ng umoci util-linux zstd)
 bench=("${tests[@]}" charliecloud fuse3 squashfuse)
 

@@ -7,6 +7,7 @@ use crate::directory;
 use crate::error::Error;
 use crate::flatten::tree::FileTree;
 use crate::image_info::{self, INFO, ImageInfo};
+use crate::layer::Layer;
 use crate::layers;
 use crate::options::{Event, Options, Progress, Report};
 use crate::output::Output;
@@ -24,18 +25,17 @@ use std::path::Path;
 /// When the source is damaged, or the output cannot be written.
 pub fn convert(source: &Source, output: &Path, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
     // A source that is not there should be said before an output that is.
-    let input = Input::open(source, options)?;
+    let opened = Opened::open(source, options)?;
     let output = Output::create(output, options.force)?;
-    let path = output.path().to_path_buf();
-    write(&input, &output, options, progress)
-        .map_err(|error| match error {
-            Error::Sink(source) => Error::Write { path, source },
-            other => other,
-        })
-        .and_then(|report| output.publish().map(|()| report))
+    let report = opened.write(&output, options, progress)?;
+    output.publish().map(|()| report)
 }
 
-/// A source that is there.
+/// A source that is there: the first half of a conversion, after which it is known what would be converted.
+pub struct Opened<'s> {
+    input: Input<'s>,
+}
+
 enum Input<'s> {
     Layers(&'s Source, Image),
     Directory(&'s Path),
@@ -43,18 +43,67 @@ enum Input<'s> {
     Squashfs(Box<Packed>, Option<ProfileFile>),
 }
 
-impl<'s> Input<'s> {
-    fn open(source: &'s Source, options: &Options) -> Result<Self, Error> {
-        Ok(match resolve(source, &options.architecture)? {
-            Found::Image(image) => Self::Layers(source, image),
-            Found::Directory(dir) => Self::Directory(dir),
+impl<'s> Opened<'s> {
+    /// Finds the image that the source has for [`Options::architecture`]. No layer is read yet.
+    ///
+    /// # Errors
+    /// When the source is not of its form, or has no such image.
+    pub fn open(source: &'s Source, options: &Options) -> Result<Self, Error> {
+        let input = match resolve(source, &options.architecture)? {
+            Found::Image(image) => Input::Layers(source, image),
+            Found::Directory(dir) => Input::Directory(dir),
             Found::Squashfs(file, offset) => {
                 let packed = Packed::open(file, offset)?;
                 // One that is to be replaced may be as wrong as it likes.
                 let profile = if options.profile.is_some() { None } else { ProfileFile::of_image(&packed.image)? };
-                Self::Squashfs(Box::new(packed), profile)
+                Input::Squashfs(Box::new(packed), profile)
             }
+        };
+        Ok(Self { input })
+    }
+
+    /// Digest of the manifest; none for what is no OCI image, and for archives that do not hold one.
+    pub fn manifest_digest(&self) -> Option<Digest> {
+        self.image()?.manifest.as_deref().map(Digest::of)
+    }
+
+    /// Digest of the image config.
+    pub fn config_digest(&self) -> Option<Digest> {
+        self.image()?.config.as_deref().map(Digest::of)
+    }
+
+    /// Architecture in Go's spelling, when the image says.
+    pub fn architecture(&self) -> Option<&str> {
+        self.image()?.architecture.as_deref()
+    }
+
+    /// Bytes that the converted image will hardly stay below; 0 when nothing can be said.
+    pub fn least_bytes(&self) -> u64 {
+        self.image().map_or(0, |image| image.layers.iter().map(Layer::least_bytes).sum())
+    }
+
+    /// Converts into `output`, which the caller publishes.
+    ///
+    /// # Errors
+    /// When the source is damaged, or the output cannot be written.
+    pub fn write(&self, output: &Output, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
+        write(&self.input, output, options, progress).map_err(|error| match error {
+            Error::Sink(source) => Error::Write { path: output.path().into(), source },
+            other => other,
         })
+    }
+
+    fn image(&self) -> Option<&Image> {
+        match &self.input {
+            Input::Layers(_, image) => Some(image),
+            Input::Directory(_) | Input::Squashfs(..) => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Opened<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("manifest_digest", &self.manifest_digest()).finish_non_exhaustive()
     }
 }
 

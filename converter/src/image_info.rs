@@ -68,13 +68,6 @@ pub struct Settings {
 impl ImageInfo {
     /// For an image that this version makes.
     pub(crate) fn new(options: &Options) -> Self {
-        let (compression, level) = match options.compression {
-            Compression::Gzip { level } => ("gzip", Some(level)),
-            Compression::Zstd { level } => ("zstd", Some(level)),
-            Compression::Lz4 => ("lz4", None),
-            Compression::Xz => ("xz", None),
-            other => (coracle_squashfs::compress::codec_name(other.id()), None),
-        };
         Self {
             version: VERSION,
             source: None,
@@ -82,7 +75,7 @@ impl ImageInfo {
             config_digest: None,
             architecture: None,
             created_by: CreatedBy { name: "coracle".into(), version: env!("CARGO_PKG_VERSION").into() },
-            settings: Settings { compression: compression.into(), level, block_size: options.block_size },
+            settings: Settings::of(options),
         }
     }
 
@@ -98,6 +91,19 @@ impl ImageInfo {
             return Err(Error::ImageFile { file: INFO, reason });
         }
         Ok(Some(info))
+    }
+}
+
+impl Settings {
+    pub(crate) fn of(options: &Options) -> Self {
+        let (compression, level) = match options.compression {
+            Compression::Gzip { level } => ("gzip", Some(level)),
+            Compression::Zstd { level } => ("zstd", Some(level)),
+            Compression::Lz4 => ("lz4", None),
+            Compression::Xz => ("xz", None),
+            other => (coracle_squashfs::compress::codec_name(other.id()), None),
+        };
+        Self { compression: compression.into(), level, block_size: options.block_size }
     }
 }
 

@@ -27,6 +27,11 @@ pub trait Blob: Send + Sync {
     /// # Errors
     /// When it cannot be opened.
     fn open(&self) -> io::Result<Box<dyn Read + Send + '_>>;
+
+    /// How it is compressed, where that costs next to nothing to find out.
+    fn packing(&self) -> Option<Packing> {
+        None
+    }
 }
 
 /// A layer and what its image says about it.
@@ -41,6 +46,21 @@ pub struct Layer {
     pub size: Option<u64>,
     /// Digest of the uncompressed tar.
     pub diff_id: Option<Digest>,
+}
+
+impl Layer {
+    /// Bytes that its content will hardly stay below in an image. Content is stored once and may be hidden by upper
+    /// layers, so this is far below what is usual: only what cannot succeed may be refused for want of space.
+    pub fn least_bytes(&self) -> u64 {
+        match self.size {
+            // A pipe would lose what is looked at.
+            None => 0,
+            Some(size) => match self.blob.packing() {
+                Some(Packing::Plain) => size / 32,
+                _ => size / 3,
+            },
+        }
+    }
 }
 
 impl std::fmt::Debug for Layer {
@@ -73,6 +93,13 @@ impl Packing {
             [0x04, 0x22, 0x4d, 0x18, ..] => Self::Other("lz4"),
             _ => Self::Plain,
         }
+    }
+
+    /// Looks at the first bytes of what `reader` reads.
+    pub fn of_reader(mut reader: impl Read) -> Option<Self> {
+        let mut start = [0; MAGIC];
+        let length = read_full(&mut reader, &mut start).ok()?;
+        start.get(..length).map(Self::of)
     }
 
     /// Name for messages.

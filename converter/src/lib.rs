@@ -3,7 +3,7 @@
 //! [`convert`] is the way in. A [`Source`] is resolved to layers; each layer streams, verified, through our own tar
 //! reader from the top down into one tree, visible content straight into the squashfs writer. Nothing is unpacked to
 //! disk, and neither root nor subordinate ids are needed. [`image_info`] reads back what an image says of itself.
-//! A [`profile`] has the files that a program reads laid out together.
+//! The [`store`] keeps images for all who share a directory. A [`profile`] has the files that a program reads laid out together.
 
 mod arrange;
 mod build;
@@ -22,6 +22,7 @@ mod repack;
 mod sink;
 mod source;
 mod spool;
+pub mod store;
 mod tar;
 mod text;
 
@@ -29,7 +30,7 @@ mod text;
 #[path = "../tests/support/tar.rs"]
 mod test_tar;
 
-pub use convert::convert;
+pub use convert::{Opened, convert};
 pub use digest::{Digest, InvalidDigest};
 pub use error::Error;
 pub use flatten::{Counts, Problem as EntryProblem};

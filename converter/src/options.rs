@@ -97,6 +97,17 @@ pub enum Event<'a> {
     },
     /// All content is stored; the image's tables are being written.
     Finishing,
+    /// The store has the image; nothing is to be done.
+    Stored,
+    /// The store does not have the image, and this process makes it.
+    Converting,
+    /// Another process makes the image; it is waited for.
+    Waiting {
+        /// Its host.
+        host: &'a str,
+        /// Its id there.
+        pid: u32,
+    },
 }
 
 /// Hears what happens. Events come from several threads.

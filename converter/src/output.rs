@@ -21,6 +21,8 @@ pub struct Output {
     path: PathBuf,
     directory: PathBuf,
     force: bool,
+    /// Tells this process's temporary names from others'.
+    tag: String,
     file: Unpublished,
 }
 
@@ -36,12 +38,25 @@ impl Output {
     /// # Errors
     /// When `path` exists and `force` is not set, or the directory cannot be written.
     pub fn create(path: &Path, force: bool) -> Result<Self, Error> {
+        Self::create_tagged(path, force, &std::process::id().to_string())
+    }
+
+    /// The same, with `tag` in any temporary name: `.NAME.TAG.` and something random.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub(crate) fn create_tagged(path: &Path, force: bool, tag: &str) -> Result<Self, Error> {
         let (path, directory) = Self::check(path, force)?;
         let file = match nameless(&directory) {
             Some(file) => Unpublished::Nameless(file),
-            None => Unpublished::Named(named(&path, &directory)?),
+            None => Unpublished::Named(named(&path, &directory, tag)?),
         };
-        Ok(Self { path, directory, force, file })
+        Ok(Self { path, directory, force, tag: tag.to_owned(), file })
+    }
+
+    /// Has the file appear under another name in the same directory.
+    pub(crate) fn rename(&mut self, name: &str) {
+        self.path = self.directory.join(name);
     }
 
     fn check(path: &Path, force: bool) -> Result<(PathBuf, PathBuf), Error> {
@@ -81,7 +96,7 @@ impl Output {
     /// # Errors
     /// When either is not possible; the file is gone then.
     pub fn publish(self) -> Result<(), Error> {
-        let Self { path, directory, force, file } = self;
+        let Self { path, directory, force, tag, file } = self;
         let failed = |action| Error::file(action, path.as_path());
         let exists = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => Error::OutputExists { path: path.clone() },
@@ -90,7 +105,8 @@ impl Output {
         match file {
             Unpublished::Nameless(file) => {
                 file.sync_all().map_err(failed("write"))?;
-                if force { replace(&file, &path) } else { link(&file, &path) }.map_err(|error| exists(error.into()))?;
+                if force { replace(&file, &path, &tag) } else { link(&file, &path) }
+                    .map_err(|error| exists(error.into()))?;
             }
             Unpublished::Named(file) => {
                 file.as_file().sync_all().map_err(failed("write"))?;
@@ -120,10 +136,10 @@ fn link(file: &File, path: &Path) -> Result<(), Errno> {
 }
 
 /// Links never replace, so the file gets a passing name first.
-fn replace(file: &File, path: &Path) -> Result<(), Errno> {
+fn replace(file: &File, path: &Path, tag: &str) -> Result<(), Errno> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     for attempt in 0u32.. {
-        let passing = path.with_file_name(format!(".{name}.{}.{attempt}", std::process::id()));
+        let passing = path.with_file_name(format!(".{name}.{tag}.{attempt}"));
         match link(file, &passing) {
             Err(Errno::EXIST) if attempt < 1000 => {}
             Err(error) => return Err(error),
@@ -138,10 +154,10 @@ fn replace(file: &File, path: &Path) -> Result<(), Errno> {
     Err(Errno::EXIST)
 }
 
-fn named(path: &Path, directory: &Path) -> Result<NamedTempFile, Error> {
+fn named(path: &Path, directory: &Path, tag: &str) -> Result<NamedTempFile, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     tempfile::Builder::new()
-        .prefix(&format!(".{name}."))
+        .prefix(&format!(".{name}.{tag}."))
         .permissions(Permissions::from_mode(MODE))
         .tempfile_in(directory)
         .map_err(Error::file("create", path))
@@ -154,8 +170,8 @@ mod tests {
 
     fn create_named(path: &Path, force: bool) -> Result<Output, Error> {
         let (path, directory) = Output::check(path, force)?;
-        let file = Unpublished::Named(named(&path, &directory)?);
-        Ok(Output { path, directory, force, file })
+        let file = Unpublished::Named(named(&path, &directory, "tag")?);
+        Ok(Output { path, directory, force, tag: "tag".into(), file })
     }
 
     type Create = fn(&Path, bool) -> Result<Output, Error>;

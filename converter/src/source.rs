@@ -7,7 +7,7 @@ mod oci;
 
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::layer::{Blob, Layer};
+use crate::layer::{Blob, Layer, Packing};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -215,6 +215,10 @@ impl Blob for FileBlob {
     fn open(&self) -> io::Result<Box<dyn Read + Send + '_>> {
         Ok(Box::new(File::open(&self.0)?))
     }
+
+    fn packing(&self) -> Option<Packing> {
+        Packing::of_reader(File::open(&self.0).ok()?)
+    }
 }
 
 /// A part of a file.
@@ -228,6 +232,10 @@ struct RangeBlob {
 impl Blob for RangeBlob {
     fn open(&self) -> io::Result<Box<dyn Read + Send + '_>> {
         Ok(Box::new(self.clone()))
+    }
+
+    fn packing(&self) -> Option<Packing> {
+        Packing::of_reader(self.clone())
     }
 }
 

@@ -1,36 +1,96 @@
-//! `coracle build`: hands the arguments to the converter, shows its progress on a terminal, and sums up.
+//! `coracle build` and `coracle pull`: hand the arguments to the converter or the store, show progress, and sum up.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use coracle::cli::Build;
+use coracle::cli::{Build, Conversion, PullArguments, Showing};
 use coracle::image::ImageFile;
 use coracle::inspect::bytes;
+use coracle::stored;
 use coracle_converter::profile::ProfileFile;
-use coracle_converter::{Event, LaidOut, Options, Progress, Report, Source, convert};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use coracle_converter::{LaidOut, Options, Report, Source, convert};
+use serde_json::json;
 
-/// Between redraws while nothing happens.
-const TICK: Duration = Duration::from_millis(200);
-const BYTES: &str = "{spinner} {msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
-const OPEN_END: &str = "{spinner} {msg} {binary_bytes} {elapsed}";
-const IMAGE: &str = "{spinner} {msg} [{bar:30}] {human_pos}/{human_len} entries {eta}";
-const ENTRIES: &str = "{spinner} {msg} {human_pos} entries {elapsed}";
+use super::{print, progress, settings};
 
-/// Converts, and describes the result in a line.
-pub fn build(arguments: &Build) -> anyhow::Result<String> {
-    let source = source(&arguments.source)?;
-    let mut options = Options { force: arguments.force, ..Options::default() };
-    options.compression = arguments.compression.unwrap_or(options.compression);
-    options.block_size = arguments.block_size.unwrap_or(options.block_size);
-    options.threads = arguments.threads.unwrap_or(options.threads);
-    options.profile = arguments.profile.as_deref().map(ProfileFile::load).transpose()?;
+/// Converts into a file.
+pub(super) fn build(arguments: &Build) -> anyhow::Result<()> {
+    let Build { output, source, force, conversion, showing } = arguments;
+    told(showing, || to_file(output, source, *force, conversion, showing))
+}
+
+/// Converts into the store, or into a file when there is one to make.
+pub(super) fn pull(arguments: &PullArguments) -> anyhow::Result<()> {
+    let PullArguments { source, name, output, force, conversion, showing } = arguments;
+    told(showing, || match output {
+        Some(output) => to_file(output, source, *force, conversion, showing),
+        None => to_store(source, name.as_deref(), conversion, showing),
+    })
+}
+
+/// Programs hear of failures where they listen.
+fn told(showing: &Showing, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    work().inspect_err(|error| {
+        if showing.json {
+            progress::write_json(&json!({"event": "failed", "message": format!("{error:#}")}));
+        }
+    })
+}
+
+fn to_file(output: &Path, given: &str, force: bool, conversion: &Conversion, showing: &Showing) -> anyhow::Result<()> {
+    let source = source(given)?;
+    let options = Options { force, ..options(conversion)? };
     let start = Instant::now();
-    let bar = Bar::new(!arguments.quiet && std::io::stderr().is_terminal());
-    let report = convert(&source, &arguments.output, &options, &bar);
-    bar.0.finish_and_clear();
-    Ok(summary(arguments, &report?, start.elapsed()))
+    let shown = progress::start(showing);
+    let report = convert(&source, output, &options, &*shown);
+    shown.end();
+    let (report, elapsed) = (report?, start.elapsed());
+    if showing.json {
+        let digest = |digest: Option<coracle_converter::Digest>| digest.map(|digest| digest.to_string());
+        progress::write_json(&json!({
+            "event": "done", "path": output, "size": report.bytes, "inodes": report.inodes, "layers": report.layers,
+            "converted": true, "seconds": elapsed.as_secs_f64(),
+            "manifest_digest": digest(report.manifest_digest), "config_digest": digest(report.config_digest),
+        }));
+    } else if !showing.quiet {
+        let summary = format!("{}: {}", output.display(), summary(&report, elapsed));
+        print(|out| Ok(writeln!(out, "{summary}")?))?;
+    }
+    Ok(())
+}
+
+fn to_store(given: &str, name: Option<&str>, conversion: &Conversion, showing: &Showing) -> anyhow::Result<()> {
+    let store = stored::open(&settings()?.store)?;
+    let source = source(given)?;
+    let options = options(conversion)?;
+    let start = Instant::now();
+    let shown = progress::start(showing);
+    let pulled = store.pull(&source, name, &options, &*shown);
+    shown.end();
+    let (pulled, elapsed) = (pulled?, start.elapsed());
+    if showing.json {
+        let size = pulled.path.metadata().map(|file| file.len()).ok();
+        progress::write_json(&json!({
+            "event": "done", "path": pulled.path, "size": size, "name": pulled.name, "key": pulled.key,
+            "converted": pulled.report.is_some(), "seconds": elapsed.as_secs_f64(),
+        }));
+    } else if !showing.quiet {
+        let summary = match &pulled.report {
+            Some(report) => summary(report, elapsed),
+            None => "stored already".to_owned(),
+        };
+        print(|out| Ok(writeln!(out, "{}: {summary}", pulled.name)?))?;
+    }
+    Ok(())
+}
+
+fn options(conversion: &Conversion) -> anyhow::Result<Options> {
+    let mut options = Options::default();
+    options.compression = conversion.compression.unwrap_or(options.compression);
+    options.block_size = conversion.block_size.unwrap_or(options.block_size);
+    options.threads = conversion.threads.unwrap_or(options.threads);
+    options.profile = conversion.profile.as_deref().map(ProfileFile::load).transpose()?;
+    Ok(options)
 }
 
 /// What is in none of the forms, and is there or can only be a path, is an image file.
@@ -45,16 +105,15 @@ fn source(given: &str) -> anyhow::Result<Source> {
     }
 }
 
-fn summary(arguments: &Build, report: &Report, elapsed: Duration) -> String {
+fn summary(report: &Report, elapsed: Duration) -> String {
     let layers = match report.layers {
         0 => String::new(),
         1 => ", 1 layer".to_owned(),
         layers => format!(", {layers} layers"),
     };
     let (size, inodes, seconds) = (bytes(report.bytes), report.inodes, elapsed.as_secs_f64());
-    let output = arguments.output.display();
     let profile = report.laid_out.as_ref().map(profile).unwrap_or_default();
-    format!("{output}: {size}, {inodes} inodes{layers}, {seconds:.1} s{profile}")
+    format!("{size}, {inodes} inodes{layers}, {seconds:.1} s{profile}")
 }
 
 /// What became of a profile.
@@ -68,59 +127,4 @@ fn profile(laid_out: &LaidOut) -> String {
         text.push_str(&format!("; {count} are hard links that were seen too late: build again from the new image"));
     }
     text
-}
-
-/// One line that follows the conversion.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new(visible: bool) -> Self {
-        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target);
-        if visible {
-            bar.enable_steady_tick(TICK);
-        }
-        Self(bar)
-    }
-
-    fn restart(&self, template: &str, length: Option<u64>, message: String) {
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.0.set_style(style.progress_chars("=> "));
-        }
-        match length {
-            Some(length) => self.0.set_length(length),
-            None => self.0.unset_length(),
-        }
-        self.0.set_message(message);
-        self.0.reset();
-    }
-}
-
-impl Progress for Bar {
-    fn event(&self, event: Event<'_>) {
-        match event {
-            Event::LayerStarted { index, total, bytes, .. } => {
-                let template = if bytes.is_some() { BYTES } else { OPEN_END };
-                self.restart(template, bytes, format!("layer {}/{total}", index + 1));
-            }
-            Event::Advanced { bytes } => self.0.inc(bytes),
-            Event::ImageStarted { inodes } => self.restart(IMAGE, Some(inodes.into()), "image".to_owned()),
-            Event::DirectoryStarted => self.restart(ENTRIES, None, "directory".to_owned()),
-            Event::Entries { count } => self.0.set_position(count),
-            Event::Finishing => self.restart("{spinner} {msg} {elapsed}", None, "writing tables".to_owned()),
-            _ => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn templates_are_valid() {
-        for template in [BYTES, OPEN_END, IMAGE, ENTRIES] {
-            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
-        }
-    }
 }

@@ -3,15 +3,18 @@
 //! Parsing is pure. It ends in the types of [`crate::options`]; nothing here looks at the host.
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use coracle_squashfs::compress::Compression;
 
 use crate::options::{Home, Options, Verb};
 
 pub mod parse;
+pub mod quick;
+mod store;
+pub mod units;
+
+pub use store::{Build, Conversion, Images, Prune, Pull, PullArguments, Remove, Showing};
 
 /// The forms of a source, as help shows them.
 const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE, dir:DIR, or a \
@@ -51,7 +54,22 @@ pub enum Command {
     /// A squashfs or SIF file as the source is packed anew, with other settings or laid out for a program; what is in it
     /// stays as it is.
     Build(Build),
-    /// Show what an image file contains
+    /// Bring an image into the store, converted once for all who share it
+    ///
+    /// The source is looked at anew. What run, exec and shell find stored they do not pull again.
+    #[command(override_usage = "coracle pull [OPTIONS] SOURCE [NAME]")]
+    Pull(PullArguments),
+    /// List the stored images
+    Images(Images),
+    /// Remove stored images by name
+    ///
+    /// An image goes with its last name; programs that run from it are not disturbed.
+    Rmi(Remove),
+    /// Remove stored images that are not needed
+    ///
+    /// Without options: images that no name is left of, blobs that were not read for 30 days, and what killed processes left.
+    Prune(Prune),
+    /// Show what an image contains
     Inspect(Inspect),
     /// Check whether this host can run images, and say what to change
     Doctor(Doctor),
@@ -97,7 +115,7 @@ pub struct Record {
     /// Where the profile goes [default: the image's name with .profile.json]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// A squashfs or SIF file, and the command; the image's own program when there is none
+    /// An image, as for exec, and the command; the image's own program when there is none
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<OsString>,
 }
@@ -141,7 +159,8 @@ pub struct Launch {
     /// How to run it.
     #[command(flatten)]
     pub flags: Flags,
-    /// A squashfs or SIF file, and what follows it, which is never taken for options of coracle
+    /// A squashfs or SIF file, a stored image's name, or a source as for pull; and what follows it, which is never taken
+    /// for options of coracle
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<OsString>,
 }
@@ -155,13 +174,13 @@ pub struct Spec {
     /// Print the steps in the order in which they would be taken, instead of the specification
     #[arg(long)]
     pub steps: bool,
-    /// A squashfs or SIF file, and what follows it
+    /// An image, as for exec, and what follows it
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<OsString>,
 }
 
 /// Options of everything that runs a program in an image.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Flags {
     /// Show a file or directory of the host in the container; a comma separates several
     #[arg(short = 'B', long, value_name = "SOURCE[:DESTINATION[:ro|rw]]", help_heading = "Mounts")]
@@ -181,6 +200,9 @@ pub struct Flags {
     /// Mount the image for this launch alone, without joining or making a session
     #[arg(long)]
     pub no_session: bool,
+    /// When to bring an image that is not given as a file into the store
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub pull: Pull,
     /// Start in this directory of the container
     #[arg(long, visible_alias = "cwd", value_name = "DIRECTORY")]
     pub pwd: Option<PathBuf>,
@@ -195,39 +217,10 @@ pub struct Flags {
     pub cleanenv: bool,
 }
 
-/// `build`.
-#[derive(Debug, Args)]
-pub struct Build {
-    /// The squashfs file to make
-    #[arg(value_name = "OUTPUT")]
-    pub output: PathBuf,
-    /// What to convert.
-    #[arg(value_name = "SOURCE", help = SOURCES)]
-    pub source: String,
-    /// Replace the output if it exists
-    #[arg(short = 'F', long)]
-    pub force: bool,
-    /// zstd (the default), gzip, lz4 or xz; zstd and gzip with a level
-    #[arg(long, value_name = "CODEC[:LEVEL]", value_parser = parse::compression)]
-    pub compression: Option<Compression>,
-    /// Bytes in a data block, a power of two from 4K to 1M [default: 128K]
-    #[arg(long, value_name = "SIZE", value_parser = parse::block_size)]
-    pub block_size: Option<u32>,
-    /// Lay the files that a program reads out together, in the order of a profile, which becomes a part of the image
-    #[arg(long, value_name = "FILE")]
-    pub profile: Option<PathBuf>,
-    /// Compressing threads; one for each core when left out
-    #[arg(long, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
-    /// Show neither progress nor summary
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
 /// `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A squashfs or SIF file
+    /// A squashfs or SIF file, a stored image's name, or a source as for pull
     pub image: PathBuf,
     /// Print the summary as JSON
     #[arg(long, group = "what")]

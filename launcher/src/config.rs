@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// The site's directory.
 const SITE: &str = "/etc/coracle";
@@ -41,6 +41,28 @@ pub enum Error {
 pub struct Config {
     /// `[session]`
     pub session: Session,
+    /// `[store]`
+    pub store: Store,
+}
+
+/// Where images are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Store {
+    /// The store's directory; `~/` and variables are expanded where it is used.
+    pub dir: Option<String>,
+    /// Stores of others, in which images are looked for first.
+    pub dirs: Option<Vec<String>>,
+    /// Bytes that the store may have.
+    #[serde(deserialize_with = "size")]
+    pub max_size: Option<u64>,
+    /// How long a process that converts may give no sign of life before another does it.
+    pub lease_seconds: Option<u32>,
+}
+
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(from)?;
+    crate::cli::units::size(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// How launches share mounts.
@@ -84,6 +106,12 @@ impl Config {
             let later: Self = toml::from_str(&text).map_err(|cause| Error::Parse { path, cause: Box::new(cause) })?;
             config.session.enabled = later.session.enabled.or(config.session.enabled);
             config.session.idle_seconds = later.session.idle_seconds.or(config.session.idle_seconds);
+            config.store = Store {
+                dir: later.store.dir.or(config.store.dir),
+                dirs: later.store.dirs.or(config.store.dirs),
+                max_size: later.store.max_size.or(config.store.max_size),
+                lease_seconds: later.store.lease_seconds.or(config.store.lease_seconds),
+            };
         }
         Ok(config)
     }
@@ -133,6 +161,14 @@ mod tests {
         assert_eq!((config.session.enabled, config.session.idle()), (Some(false), Some(Duration::from_secs(3))));
         fs::write(home.join(".config/coracle").join(FILE), "[session]\nenabled = true\n").unwrap();
         assert_eq!(read().unwrap().session.enabled, Some(true));
+        fs::write(site.join("conf.d/25.toml"), "[store]\ndir = \"/s\"\nmax-size = \"50G\"\n").unwrap();
+        fs::write(home.join(".config/coracle").join(FILE), "[store]\ndir = \"~/s\"\ndirs = [\"/t\"]\n").unwrap();
+        let store = read().unwrap().store;
+        assert_eq!((store.dir.as_deref(), store.max_size), (Some("~/s"), Some(50 << 30)));
+        assert_eq!(store.dirs, Some(vec!["/t".to_owned()]));
+        fs::write(site.join("conf.d/30.toml"), "\n[store]\nmax-size = \"lots\"\n").unwrap();
+        let text = read().unwrap_err().to_string();
+        assert!(text.contains("line 3") && text.contains("like 50G"), "{text}");
         fs::write(site.join("conf.d/30.toml"), "\n[session]\nidle = 3\n").unwrap();
         let text = read().unwrap_err().to_string();
         assert!(text.contains("30.toml") && text.contains("line 3") && text.contains("idle"), "{text}");

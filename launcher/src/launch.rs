@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use coracle::cli::{self, Flags};
+use coracle::cli::{self, Flags, Pull};
 use coracle::config::Config;
 use coracle::engine::{self, Decided, Ground, Guess, Session};
 use coracle::exit::Exit;
@@ -19,7 +19,7 @@ use coracle::session::{self, ContainerKey, Fingerprint, Identity, Joined, Meetin
 use coracle::spec::{self, Composed, ImageFacts};
 use coracle::trace;
 
-use super::{print, warn};
+use super::{images, print, settings, warn};
 
 /// Switches sessions off (`off`) or on.
 const SESSION: &str = "CORACLE_SESSION";
@@ -35,9 +35,11 @@ pub(super) fn run(
     let (image, rest) = cli::image_and_rest(words).context("no image given")?;
     let verb = verb(rest)?;
     let options = flags.options()?;
+    let config = settings()?;
+    let image = images::find(&image, flags.pull, &config)?.path;
     let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
     let launch = |around| Launch { image: image.clone(), path: path.clone(), verb, options: options.clone(), around };
-    let Some(sessions) = Sessions::read(flags)? else {
+    let Some(sessions) = Sessions::read(flags, &config)? else {
         let never = launch(Surroundings::collect(&options)?).first(Way::Alone, None, Session::Without)?;
         match never {}
     };
@@ -71,11 +73,13 @@ pub(super) fn show(arguments: &cli::Spec) -> anyhow::Result<Exit> {
     let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
     let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
     let options = arguments.flags.options()?;
+    let config = settings()?;
+    let image = images::find(&image, arguments.flags.pull, &config)?.path;
     let tree = Remembered::open(ImageFile::open(&image)?);
     let path = std::path::absolute(&image)?;
     let around = Surroundings::collect(&options)?;
     let Prepared { composed, wanted, .. } = Launch { image, path, verb, options, around }.prepare(&tree, None)?;
-    let way = if Sessions::read(&arguments.flags)?.is_some() { Way::Found } else { Way::Alone };
+    let way = if Sessions::read(&arguments.flags, &config)?.is_some() { Way::Found } else { Way::Alone };
     print(|out| {
         if arguments.steps {
             write!(out, "{}", wanted.plan(way))?;
@@ -97,9 +101,8 @@ struct Sessions {
 
 impl Sessions {
     /// `None` when they are switched off.
-    fn read(flags: &Flags) -> anyhow::Result<Option<Self>> {
-        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        let config = Config::read(home.as_deref())?.session;
+    fn read(flags: &Flags, config: &Config) -> anyhow::Result<Option<Self>> {
+        let config = &config.session;
         let idle = match std::env::var(SESSION_IDLE) {
             Ok(text) => {
                 let seconds = text.parse::<u32>();
@@ -211,6 +214,12 @@ fn key(wanted: &Wanted, disk: &Disk) -> ContainerKey {
     print.finish()
 }
 
+/// The image's absolute path, under which its session is known. The file may be gone.
+fn image_path(image: &Path) -> anyhow::Result<PathBuf> {
+    let found = images::find(image, Pull::Never, &settings()?).map(|found| found.path);
+    Ok(std::path::absolute(found.unwrap_or_else(|_| image.to_path_buf()))?)
+}
+
 /// `session list`, `session stop` and `session stats`.
 pub(super) fn sessions(command: &cli::SessionCommand) -> anyhow::Result<Exit> {
     match command {
@@ -233,7 +242,7 @@ pub(super) fn sessions(command: &cli::SessionCommand) -> anyhow::Result<Exit> {
             })?;
         }
         cli::SessionCommand::Stats { image } => {
-            let path = image.as_deref().map(std::path::absolute).transpose()?;
+            let path = image.as_deref().map(image_path).transpose()?;
             let mut reports = session::reports().context("cannot ask the sessions")?;
             reports.retain(|report| path.as_ref().is_none_or(|path| *path == report.image));
             print(|out| {
@@ -246,7 +255,7 @@ pub(super) fn sessions(command: &cli::SessionCommand) -> anyhow::Result<Exit> {
             })?;
         }
         cli::SessionCommand::Stop { image, all: _ } => {
-            let path: Option<PathBuf> = image.as_deref().map(std::path::absolute).transpose()?;
+            let path: Option<PathBuf> = image.as_deref().map(image_path).transpose()?;
             let stopped = session::stop(path.as_deref()).context("cannot ask the sessions")?;
             if let (0, Some(path)) = (stopped, path) {
                 anyhow::bail!("cannot stop the session of {}: there is none; see coracle session list", path.display());

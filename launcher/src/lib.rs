@@ -16,5 +16,6 @@ pub mod options;
 pub mod plan;
 pub mod session;
 pub mod spec;
+pub mod stored;
 pub mod sys;
 pub mod trace;

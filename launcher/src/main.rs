@@ -3,14 +3,18 @@
 #![cfg_attr(all(not(test), target_env = "gnu"), no_main)]
 
 mod build;
+mod images;
 mod launch;
+mod progress;
 mod record;
 
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
 use coracle::cli::{self, Cli, Command};
+use coracle::config::Config;
 use coracle::doctor::Report;
 use coracle::engine;
 use coracle::exit::Exit;
@@ -39,7 +43,7 @@ fn program() -> u8 {
         warn(&format!("cannot open the file that {} names: {error}", trace::VARIABLE));
     }
     trace::mark("read the command line");
-    let cli = match Cli::try_parse() {
+    let cli = match cli::quick::parse(std::env::args_os()).map_or_else(Cli::try_parse, Ok) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors and go to standard output; clap knows which is which.
@@ -56,6 +60,9 @@ fn program() -> u8 {
 
 /// Says what went wrong, and what to exit with.
 fn complain(error: &anyhow::Error) -> Exit {
+    if error.downcast_ref::<images::Said>().is_some() {
+        return Exit::Failure;
+    }
     say(&format!("coracle: error: {error:#}"));
     error.downcast_ref::<engine::Error>().map_or(Exit::Failure, engine::Error::exit)
 }
@@ -88,13 +95,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Spec(spec) => launch::show(&spec),
         Command::Session(session) => launch::sessions(&session.command),
-        Command::Build(arguments) => {
-            let summary = build::build(&arguments)?;
-            if !arguments.quiet {
-                print(|out| Ok(writeln!(out, "{summary}")?))?;
-            }
-            Ok(Exit::Success)
-        }
+        Command::Build(arguments) => build::build(&arguments).map(|()| Exit::Success),
+        Command::Pull(arguments) => build::pull(&arguments).map(|()| Exit::Success),
+        Command::Images(arguments) => images::list(&arguments),
+        Command::Rmi(arguments) => images::remove(&arguments),
+        Command::Prune(arguments) => images::prune(&arguments),
         Command::Inspect(arguments) => show_image(&arguments),
         Command::Doctor(arguments) => {
             let report = Report::collect();
@@ -114,9 +119,16 @@ fn show_image(arguments: &cli::Inspect) -> anyhow::Result<Exit> {
         cli::Inspect { superblock: true, .. } => View::SuperBlock,
         _ => View::Summary,
     };
-    let image = ImageFile::open(&arguments.image)?;
+    let image = images::find(&arguments.image, cli::Pull::Missing, &settings()?)?;
+    let image = ImageFile::open(&image.path)?;
     print(|out| Ok(inspect::show(&image, view, out)?))?;
     Ok(Exit::Success)
+}
+
+/// The settings of site and user.
+fn settings() -> anyhow::Result<Config> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    Ok(Config::read(home.as_deref())?)
 }
 
 /// Writes to standard output, and means it: what is left in the buffer may fail as well.

@@ -26,7 +26,9 @@ fn what_is_no_image_says_what_to_do() {
     let world = support::bare();
     let says = |image: &str| complaint(&world.coracle().args(["exec", image, "true"]).output().unwrap(), 125);
     assert!(says("/absent.sqfs").contains("cannot open image /absent.sqfs: No such file or directory"));
-    assert!(says("docker://debian").contains("coracle build"));
+    for word in ["absent", "absent.sqfs", "lab/app:1"] {
+        assert!(says(word).contains("no stored image of that name: coracle images lists those"), "{word}");
+    }
     assert!(says(world.home.to_str().unwrap()).contains("coracle build IMAGE.sqfs dir:"));
 }
 
@@ -121,13 +123,38 @@ fn userns_a_built_directory_runs() {
     let text = String::from_utf8_lossy(&built.stdout).into_owned();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     assert!(text.contains("built.sqfs: ") && text.contains(" inodes, "), "{text}");
-    assert!(built.stderr.is_empty(), "no progress without a terminal");
+    let phases = String::from_utf8_lossy(&built.stderr).into_owned();
+    assert_eq!(phases, "coracle: packing a directory\ncoracle: writing tables\n", "a line for each phase");
     let output = world.coracle().arg("exec").arg(&out).args(["echo", "built"]).output().unwrap();
     assert_eq!(output.stdout, b"built\n", "{}", String::from_utf8_lossy(&output.stderr));
     let again = build(&[]);
     assert_eq!(again.status.code(), Some(125), "an existing file is kept");
     let forced = build(&["--force", "--quiet"]);
     assert!(forced.status.success() && forced.stdout.is_empty(), "{}", String::from_utf8_lossy(&forced.stderr));
+    assert!(forced.stderr.is_empty());
+    let events = |output: &std::process::Output| {
+        let lines = String::from_utf8(output.stdout.clone()).unwrap();
+        let event = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+        lines.lines().map(event).collect::<Vec<_>>()
+    };
+    let told = events(&build(&["--force", "--json"]));
+    let names: Vec<&str> = told.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!((names[0], *names.last().unwrap()), ("directory", "done"), "{names:?}");
+    assert_eq!(told.last().unwrap()["size"], fs::metadata(&out).unwrap().len());
+    let failed = events(&build(&["--json"]));
+    assert!(failed[0]["message"].as_str().unwrap().contains("exists already"), "{failed:?}");
+    // On a terminal there are bars, which go again.
+    let mut command = std::process::Command::new("script");
+    let words = format!("{} build --force {} {source}", world.coracle().get_program().display(), out.display());
+    match command.args(["-qec", &words, "/dev/null"]).env("TERM", "xterm").output() {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success() && text.contains("directory") && text.contains('\u{1b}'), "{text:?}");
+            let last = text.trim_end().rsplit(['\r', '\n']).next().unwrap_or_default();
+            assert!(last.contains("built.sqfs: "), "nothing is drawn below: {text:?}");
+        }
+        Err(_) => drop(support::missing("script")),
+    }
 }
 
 #[test]

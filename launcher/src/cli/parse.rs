@@ -56,6 +56,18 @@ pub enum Error {
         /// The offending part.
         destination: PathBuf,
     },
+    /// No size.
+    #[error("{value:?} is no size: write a number and K, M, G or T, like 50G")]
+    Size {
+        /// As given.
+        value: String,
+    },
+    /// No age.
+    #[error("{value:?} is no age: write a number and s, m, h, d or w, like 30d")]
+    Age {
+        /// As given.
+        value: String,
+    },
     /// An unknown codec, or a level that it does not have.
     #[error("no such compression: use zstd, zstd:1 to zstd:22, gzip, gzip:1 to gzip:9, lz4 or xz")]
     Compression,

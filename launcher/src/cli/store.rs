@@ -1,0 +1,129 @@
+//! Arguments of what makes images and keeps them: `build`, `pull`, `images`, `rmi` and `prune`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use coracle_squashfs::compress::Compression;
+
+use super::{SOURCES, parse, units};
+
+/// When an image argument that is no file is brought into the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Pull {
+    /// Each time: a tag may stand for another image than yesterday
+    Always,
+    /// When it is not there, or a local source has changed
+    #[default]
+    Missing,
+    /// Not at all
+    Never,
+}
+
+/// How an image is made.
+#[derive(Debug, Default, Args)]
+pub struct Conversion {
+    /// zstd (the default), gzip, lz4 or xz; zstd and gzip with a level
+    #[arg(long, value_name = "CODEC[:LEVEL]", value_parser = parse::compression)]
+    pub compression: Option<Compression>,
+    /// Bytes in a data block, a power of two from 4K to 1M [default: 128K]
+    #[arg(long, value_name = "SIZE", value_parser = parse::block_size)]
+    pub block_size: Option<u32>,
+    /// Lay the files that a program reads out together, in the order of a profile, which becomes a part of the image
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// Compressing threads; one for each core when left out
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// What is shown meanwhile.
+#[derive(Debug, Default, Args)]
+pub struct Showing {
+    /// Show neither progress nor summary
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print what happens as JSON, one object on each line
+    #[arg(long, conflicts_with = "quiet")]
+    pub json: bool,
+}
+
+/// `build`.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The squashfs file to make
+    #[arg(value_name = "OUTPUT")]
+    pub output: PathBuf,
+    /// What to convert.
+    #[arg(value_name = "SOURCE", help = SOURCES)]
+    pub source: String,
+    /// Replace the output if it exists
+    #[arg(short = 'F', long)]
+    pub force: bool,
+    /// How.
+    #[command(flatten)]
+    pub conversion: Conversion,
+    /// What is shown.
+    #[command(flatten)]
+    pub showing: Showing,
+}
+
+/// `pull`.
+#[derive(Debug, Args)]
+pub struct PullArguments {
+    /// What to store.
+    #[arg(value_name = "SOURCE", help = SOURCES)]
+    pub source: String,
+    /// What to call it [default: as the source]
+    #[arg(conflicts_with = "output")]
+    pub name: Option<String>,
+    /// Make this file instead of storing the image, as build does
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(short = 'F', long, requires = "output")]
+    pub force: bool,
+    /// How.
+    #[command(flatten)]
+    pub conversion: Conversion,
+    /// What is shown.
+    #[command(flatten)]
+    pub showing: Showing,
+}
+
+/// `images`.
+#[derive(Debug, Args)]
+pub struct Images {
+    /// Print the list as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rmi`.
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// Names, or the beginnings of ids
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `prune`.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Also images that were not used for so long: 12h, 30d, 8w
+    #[arg(long, value_name = "AGE", value_parser = units::age)]
+    pub older_than: Option<Duration>,
+    /// Also the least recently used images, until no more is left than this: 500M, 50G
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    pub max_size: Option<u64>,
+    /// All images
+    #[arg(long)]
+    pub all: bool,
+    /// Only say what would be removed
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
