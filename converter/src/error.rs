@@ -142,6 +142,17 @@ pub enum Error {
         /// Where it should be.
         place: String,
     },
+    /// A layer that images may leave to be fetched from elsewhere.
+    #[error(
+        "non-distributable layer {digest} is not there: copy the image again with its foreign layers, or fetch it from {}",
+        quoted(urls)
+    )]
+    ForeignLayer {
+        /// Its digest.
+        digest: Digest,
+        /// Where the manifest says that it can be had.
+        urls: Vec<String>,
+    },
     /// A blob whose size is not what refers to it says.
     #[error("{what} has {} bytes instead of {expected}: the source is damaged or cut short", at_least(*.found, *.expected))]
     BlobSize {
@@ -345,6 +356,10 @@ fn names(available: &[String]) -> String {
         [one] => format!("is only {one}"),
         many => format!("are {}", many.join(", ")),
     }
+}
+
+fn quoted(urls: &[String]) -> String {
+    urls.iter().map(|url| Name(url.as_bytes()).to_string()).collect::<Vec<_>>().join(" or ")
 }
 
 fn at_least(found: u64, expected: u64) -> String {

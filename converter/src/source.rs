@@ -179,6 +179,7 @@ fn plain_tar(file: &Path) -> Result<Image, Error> {
         // A pipe or device has no size of its own.
         size: metadata.is_file().then_some(metadata.len()),
         diff_id: None,
+        estargz: false,
     };
     Ok(Image {
         reference: None,

@@ -55,7 +55,8 @@ pub fn resolve(archive: &Archive, reference: Option<&str>, architecture: &str) -
             let StoredBlob { blob, size } = archive.blob(name)?.ok_or_else(|| member(name))?;
             // Only newer archives name layers by digest; the older ones' directories are ids of another kind.
             let digest = name.strip_prefix("blobs/sha256/").and_then(|hex| Digest::from_hex(hex).ok());
-            Ok(Layer { name: format!("layer {name}"), blob, digest, size: Some(size), diff_id: Some(diff_id) })
+            let name = format!("layer {name}");
+            Ok(Layer { name, blob, digest, size: Some(size), diff_id: Some(diff_id), estargz: false })
         })
         .collect::<Result<Vec<_>, Error>>()?;
     Ok(Image {
