@@ -19,6 +19,7 @@ mod options;
 pub mod output;
 pub mod profile;
 mod repack;
+pub mod sif;
 mod sink;
 mod source;
 mod spool;

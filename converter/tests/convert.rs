@@ -509,10 +509,12 @@ fn forms_that_are_mixed_up_are_explained() {
     let tar = TarBuilder::new().file("f", "").finish();
     let plain = file(dir.path(), "plain.tar", &tar);
     let packed = file(dir.path(), "packed.tar.gz", &gzip(&tar));
-    let cases: [(Source, &str); 7] = [
+    let xz = file(dir.path(), "packed.tar.xz", b"\xfd7zXZ\0\0\x04");
+    let cases: [(Source, &str); 8] = [
         (Source::OciLayout { dir: plain.clone(), reference: None }, "oci-archive:"),
         (Source::OciArchive { file: plain.clone(), reference: None }, "it has no oci-layout file"),
-        (Source::OciArchive { file: packed.clone(), reference: None }, "is compressed with gzip: decompress it first"),
+        (Source::OciArchive { file: packed.clone(), reference: None }, "it has no oci-layout file"),
+        (Source::OciArchive { file: xz, reference: None }, "it is compressed with xz: decompress it first"),
         (Source::DockerArchive { file: plain, reference: None }, "it has no manifest.json"),
         (Source::DockerArchive { file: dir.path().into(), reference: None }, "it is a directory"),
         (Source::Tar { file: dir.path().join("missing") }, "cannot open"),

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coracle::cli::Build;
-use coracle::image::ImageFile;
 use coracle::inspect::bytes;
 use coracle_converter::profile::ProfileFile;
 use coracle_converter::{Event, LaidOut, Options, Progress, Report, Source, convert};
@@ -33,14 +32,11 @@ pub fn build(arguments: &Build) -> anyhow::Result<String> {
     Ok(summary(arguments, &report?, start.elapsed()))
 }
 
-/// What is in none of the forms, and is there or can only be a path, is an image file.
+/// What is in none of the forms, and is there or can only be a path, is told by what it holds.
 fn source(given: &str) -> anyhow::Result<Source> {
     match given.parse() {
         Err(form) if given.contains(':') && !Path::new(given).exists() => Err(form)?,
-        Err(_) => {
-            let image = ImageFile::open(Path::new(given))?;
-            Ok(Source::Squashfs { file: image.path, offset: image.offset })
-        }
+        Err(_) => Ok(Source::detect(Path::new(given))?),
         Ok(source) => Ok(source),
     }
 }

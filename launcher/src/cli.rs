@@ -14,8 +14,9 @@ use crate::options::{Home, Options, Verb};
 pub mod parse;
 
 /// The forms of a source, as help shows them.
-const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE, dir:DIR, or a \
-                       squashfs or SIF file to pack anew";
+const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], docker-daemon:NAME[:TAG], \
+                       containers-storage:NAME, tar:FILE, dir:DIR, squashfs:FILE, sif:FILE, or a path alone, which is told \
+                       by what it holds";
 
 /// Runs container images on HPC clusters, without root.
 #[derive(Debug, Parser)]

@@ -76,7 +76,10 @@ fn select<'a>(
 ) -> Result<(&'a Saved, Option<String>), Error> {
     let tags = |image: &'a Saved| image.repo_tags.iter().flatten();
     let available = || {
+        // One that has no name has a number.
+        let nameless = images.iter().enumerate().filter(|(_, image)| tags(image).next().is_none());
         let mut names = images.iter().flat_map(tags).cloned().collect::<Vec<_>>();
+        names.extend(nameless.map(|(number, _)| format!("@{number}")));
         names.sort();
         names
     };
@@ -85,6 +88,12 @@ fn select<'a>(
         (None, [one]) => Ok((one, tags(one).next().cloned())),
         (None, []) => Err(Error::NoSuchImage { wanted: "of any name".into(), path: path(), available: Vec::new() }),
         (None, _) => Err(Error::SeveralImages { path: path(), available: available() }),
+        (Some(wanted), _) if wanted.starts_with('@') => {
+            let number = wanted.get(1..).and_then(|number| number.parse::<usize>().ok());
+            let image = number.and_then(|number| images.get(number));
+            let image = image.map(|image| (image, tags(image).next().cloned()));
+            image.ok_or_else(|| Error::NoSuchImage { wanted: wanted.to_owned(), path: path(), available: available() })
+        }
         (Some(wanted), _) => {
             let full = full_name(wanted);
             images

@@ -91,6 +91,10 @@ fn by_reference<'a>(
         names.dedup();
         names
     };
+    let number = reference.and_then(|reference| reference.strip_prefix('@')?.parse::<usize>().ok());
+    if let Some(one) = number.and_then(|number| all.get(number)) {
+        return Ok((one, name(one).map(str::to_owned)));
+    }
     let wanted = |one: &&Descriptor| match reference {
         None => !is_attestation(one),
         Some(digest) if digest.starts_with("sha256:") => one.digest().as_ref() == digest,
