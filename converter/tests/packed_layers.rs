@@ -109,7 +109,12 @@ fn root_estargz_layers_lose_what_is_theirs_alone() {
         assert_eq!(all.iter().filter(|line| books(line)).count(), 2);
         let expected = all.iter().filter(|line| !books(line)).cloned().collect::<Vec<_>>();
         assert_eq!(
-            ours(&described(dir.path(), &[tar.clone()], &[(blob.clone(), marked)], [OCI_MANIFEST, OCI_CONFIG])),
+            ours(&described(
+                dir.path(),
+                std::slice::from_ref(&tar),
+                &[(blob.clone(), marked)],
+                [OCI_MANIFEST, OCI_CONFIG]
+            )),
             expected
         );
         // In a layer that is not said to be one they are files like any other.

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Whether a tool is there and, where it must be, this is root. Under CI it has to be.
+#[allow(clippy::print_stdout, reason = "a test says why it did nothing")]
 pub fn usable(tools: &[&str], root: bool) -> bool {
     let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
     let reason = match missing {
