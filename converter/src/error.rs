@@ -307,6 +307,12 @@ pub enum Error {
         /// The output.
         path: PathBuf,
     },
+    /// A directory, or something else, that was not unpacked by this program.
+    #[error("{} is no directory that coracle unpacked, so it is not replaced: remove it", path.display())]
+    NotReplaced {
+        /// The output.
+        path: PathBuf,
+    },
     /// The squashfs file could not be made.
     #[error("cannot write {}", path.display())]
     Write {

@@ -4,10 +4,14 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use coracle::cli::Build;
+use anyhow::bail;
+use coracle::cli::{Build, Format};
 use coracle::inspect::bytes;
 use coracle_converter::profile::ProfileFile;
-use coracle_converter::{Event, LaidOut, Options, Progress, Report, Source, convert};
+use coracle_converter::{
+    Event, LaidOut, LayerPacking, Options, Progress, Report, Source, Unpacked, convert, to_oci_archive, to_sandbox,
+};
+use coracle_squashfs::compress::Compression;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Between redraws while nothing happens.
@@ -27,9 +31,28 @@ pub fn build(arguments: &Build) -> anyhow::Result<String> {
     options.profile = arguments.profile.as_deref().map(ProfileFile::load).transpose()?;
     let start = Instant::now();
     let bar = Bar::new(!arguments.quiet && std::io::stderr().is_terminal());
-    let report = convert(&source, &arguments.output, &options, &bar);
+    let output = &arguments.output;
+    let format = if arguments.sandbox { Format::Sandbox } else { arguments.format };
+    let report = match format {
+        Format::Squashfs => convert(&source, output, &options, &bar),
+        Format::Sandbox | Format::OciArchive if options.profile.is_some() => {
+            bail!("cannot use --profile for another format than squashfs: nothing else is laid out")
+        }
+        Format::Sandbox => to_sandbox(&source, output, &options, &bar),
+        Format::OciArchive => to_oci_archive(&source, output, packing(arguments.compression)?, &options, &bar),
+    };
     bar.0.finish_and_clear();
-    Ok(summary(arguments, &report?, start.elapsed()))
+    Ok(summary(arguments, format, &report?, start.elapsed()))
+}
+
+/// How an OCI archive's layer is compressed.
+fn packing(compression: Option<Compression>) -> anyhow::Result<LayerPacking> {
+    match compression {
+        None => Ok(LayerPacking::default()),
+        Some(Compression::Gzip { level }) => Ok(LayerPacking::Gzip(level)),
+        Some(Compression::Zstd { level }) => Ok(LayerPacking::Zstd(level)),
+        Some(_) => bail!("cannot compress an OCI archive's layer so: OCI has gzip and zstd layers"),
+    }
 }
 
 /// What is in none of the forms, and is there or can only be a path, is told by what it holds.
@@ -41,7 +64,7 @@ fn source(given: &str) -> anyhow::Result<Source> {
     }
 }
 
-fn summary(arguments: &Build, report: &Report, elapsed: Duration) -> String {
+fn summary(arguments: &Build, format: Format, report: &Report, elapsed: Duration) -> String {
     let layers = match report.layers {
         0 => String::new(),
         1 => ", 1 layer".to_owned(),
@@ -50,7 +73,21 @@ fn summary(arguments: &Build, report: &Report, elapsed: Duration) -> String {
     let (size, inodes, seconds) = (bytes(report.bytes), report.inodes, elapsed.as_secs_f64());
     let output = arguments.output.display();
     let profile = report.laid_out.as_ref().map(profile).unwrap_or_default();
-    format!("{output}: {size}, {inodes} inodes{layers}, {seconds:.1} s{profile}")
+    let size = if format == Format::Sandbox { String::new() } else { format!("{size}, ") };
+    let left_out = left_out(&report.left_out);
+    format!("{output}: {size}{inodes} inodes{layers}, {seconds:.1} s{profile}{left_out}")
+}
+
+/// What the form of the output has no place for.
+fn left_out(counts: &Unpacked) -> String {
+    let parts = [
+        (counts.devices, "device nodes or sockets"),
+        (counts.set_ids, "setuid or setgid bits"),
+        (counts.xattrs, "extended attributes"),
+    ];
+    let parts: Vec<_> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if parts.is_empty() { String::new() } else { format!("\nleft out: {}", parts.join(", ")) }
 }
 
 /// What became of a profile.

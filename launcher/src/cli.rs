@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use coracle_squashfs::compress::Compression;
 
 use crate::options::{Home, Options, Verb};
@@ -47,7 +47,7 @@ pub enum Command {
     /// Start a shell in an image
     #[command(override_usage = "coracle shell [OPTIONS] IMAGE [ARG]...")]
     Shell(Launch),
-    /// Convert an image into one squashfs file
+    /// Convert an image into one squashfs file, a directory, or an OCI archive
     ///
     /// A squashfs or SIF file as the source is packed anew, with other settings or laid out for a program; what is in it
     /// stays as it is.
@@ -199,7 +199,7 @@ pub struct Flags {
 /// `build`.
 #[derive(Debug, Args)]
 pub struct Build {
-    /// The squashfs file to make
+    /// The squashfs file, directory or archive to make
     #[arg(value_name = "OUTPUT")]
     pub output: PathBuf,
     /// What to convert.
@@ -208,7 +208,13 @@ pub struct Build {
     /// Replace the output if it exists
     #[arg(short = 'F', long)]
     pub force: bool,
-    /// zstd (the default), gzip, lz4 or xz; zstd and gzip with a level
+    /// Unpack into a directory that belongs to you, the same as --format sandbox
+    #[arg(short, long, conflicts_with_all = ["format", "block_size", "compression", "profile"])]
+    pub sandbox: bool,
+    /// What to make
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: Format,
+    /// zstd (the default), gzip, lz4 or xz; zstd and gzip with a level. Of an OCI archive's layer: gzip (the default) or zstd
     #[arg(long, value_name = "CODEC[:LEVEL]", value_parser = parse::compression)]
     pub compression: Option<Compression>,
     /// Bytes in a data block, a power of two from 4K to 1M [default: 128K]
@@ -223,6 +229,18 @@ pub struct Build {
     /// Show neither progress nor summary
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// What `build` makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One squashfs file, to run
+    #[default]
+    Squashfs,
+    /// A directory, to look at and change
+    Sandbox,
+    /// An OCI image layout in a tar, for other tools
+    OciArchive,
 }
 
 /// `inspect`.
