@@ -141,6 +141,7 @@ impl Input<'_> {
     ) -> Result<(), Error> {
         let profile = self.profile(options);
         let (mut manifest, mut config) = (None, None);
+        let kept;
         let mut info = ImageInfo::new(options);
         match self {
             Input::Layers(source, image) => {
@@ -154,7 +155,7 @@ impl Input<'_> {
                 info.architecture.clone_from(&image.architecture);
                 // It was parsed before, for what cannot be done without.
                 let platform = config.and_then(|config| serde_json::from_slice(config).ok());
-                let Platform { os, variant } = platform.unwrap_or_default();
+                let Platform { os, variant, .. } = platform.unwrap_or_default();
                 (info.os, info.variant) = (os, variant);
                 let text = |digest: &Option<Digest>| digest.map(|digest| digest.to_string());
                 let layers = image.layers.iter();
@@ -163,7 +164,20 @@ impl Input<'_> {
                     .filter(|layer| layer.digest.is_some() || layer.diff_id.is_some())
                     .collect();
             }
-            Input::Directory(_) => info.source = Some("dir".into()),
+            Input::Directory(dir) => {
+                info.source = Some("dir".into());
+                // One that was unpacked from an image runs as that did.
+                kept = directory::config(dir)?;
+                config = kept.as_deref();
+                report.config_digest = config.map(Digest::of);
+                if let Some(config) = config {
+                    let document = || dir.join(image_info::CONFIG.trim_start_matches('/')).display().to_string();
+                    let platform = serde_json::from_slice(config);
+                    let platform = platform.map_err(|source| Error::Json { document: document(), source })?;
+                    let Platform { os, architecture, variant } = platform;
+                    (info.os, info.architecture, info.variant) = (os, architecture, variant);
+                }
+            }
             // Its documents are in the tree.
             Input::Squashfs(packed, _) => {
                 let image = &packed.image;

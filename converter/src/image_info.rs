@@ -68,6 +68,7 @@ pub struct LayerInfo {
 #[derive(Default, Deserialize)]
 pub(crate) struct Platform {
     pub os: Option<String>,
+    pub architecture: Option<String>,
     pub variant: Option<String>,
 }
 

@@ -285,7 +285,7 @@ impl Read for RangeBlob {
 }
 
 /// Reads at most [`DOCUMENT_MAX`] bytes.
-fn read_document(
+pub fn read_document(
     mut from: impl Read,
     size: u64,
     document: &str,

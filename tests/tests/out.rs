@@ -83,6 +83,8 @@ fn a_sandbox_is_the_image_as_far_as_a_user_can_own_it() {
         &as_owned(Tree::of_image(&again), &user).without(documents),
         &[],
     );
+    let config = |image: &Path| run(coracle(["inspect", "--config"]).arg(image)).success().stdout;
+    assert_eq!(config(&again), config(&image), "it runs as the first did");
 }
 
 #[test]
