@@ -64,6 +64,7 @@ fn table(images: &Images, rounds: usize, level: u32) -> Result<Table> {
         contenders: contenders.into_iter().map(|(name, _)| name).collect(),
         rows: vec![row],
         samples,
+        ..Table::default()
     })
 }
 

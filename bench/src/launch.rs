@@ -79,6 +79,7 @@ fn table(
         contenders: names(contenders),
         rows: vec![ROW.into()],
         samples,
+        ..Table::default()
     })
 }
 
@@ -215,5 +216,6 @@ fn many(images: &Images, rounds: usize) -> Result<Table> {
         contenders: names(&contenders),
         rows: vec![row],
         samples,
+        ..Table::default()
     })
 }

@@ -11,6 +11,7 @@ use clap::Parser;
 use std::path::{Path, PathBuf};
 
 mod conversion;
+mod frontier;
 mod images;
 mod launch;
 mod machine;
@@ -28,9 +29,12 @@ struct Options {
     /// Rounds for launches, which are short and scatter more
     #[arg(long, default_value_t = 25)]
     launch_rounds: usize,
-    /// Tables to make: conversion, launch, running; all when left out
+    /// Tables to make: conversion, launch, running, frontier; all but the last, which takes hours, when left out
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Settings of the frontier, as in zstd:3/64K; all when left out
+    #[arg(long, value_delimiter = ',')]
+    settings: Vec<String>,
     /// The program to measure
     #[arg(long, default_value = "target/release/coracle")]
     coracle: PathBuf,
@@ -80,6 +84,9 @@ fn main() -> Result<()> {
     }
     if options.wants("running") {
         workload::run(&images, options.rounds, &finish)?;
+    }
+    if options.only.iter().any(|only| only == "frontier") {
+        finish(frontier::table(&images, options.rounds, &options.settings)?)?;
     }
     Ok(())
 }

@@ -25,14 +25,21 @@ pub fn markdown(table: &Table) -> String {
     for note in &table.notes {
         let _ = writeln!(text, "{note}");
     }
+    let measures = !table.sizes.is_empty();
     let _ = write!(text, "\n| |");
+    if measures {
+        text.push_str(" size |");
+    }
     for contender in &table.contenders {
         let _ = write!(text, " {contender} |");
     }
-    let _ = writeln!(text, "\n|---|{}", "---|".repeat(table.contenders.len()));
+    let _ = writeln!(text, "\n|---|{}", "---|".repeat(table.contenders.len() + usize::from(measures)));
     let first = table.contenders.first().map(String::as_str).unwrap_or_default();
     for row in &table.rows {
         let _ = write!(text, "| {row} |");
+        if let Some(size) = table.sizes.get(row) {
+            let _ = write!(text, " {:.1} MiB |", *size as f64 / 1_048_576.0);
+        }
         for contender in &table.contenders {
             let _ = write!(text, " {} |", cell(table, row, contender, first));
         }
@@ -48,7 +55,7 @@ fn cell(table: &Table, row: &str, contender: &str, first: &str) -> String {
         let _ = write!(text, ", {} MiB", kib >> 10);
     }
     match table.ratio(row, first, contender) {
-        Some(ratio) if contender != first => text + &format!(" ({ratio:.2})"),
+        Some(ratio) if contender != first && table.sizes.is_empty() => text + &format!(" ({ratio:.2})"),
         _ => text,
     }
 }
@@ -107,6 +114,7 @@ mod tests {
             contenders: vec!["coracle".into(), "peer".into(), "absent".into()],
             rows: vec!["r".into()],
             samples: vec![sample("coracle", seconds), sample("peer", 2.0)],
+            ..Table::default()
         }
     }
 

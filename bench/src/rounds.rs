@@ -24,7 +24,7 @@ pub struct Sample {
 }
 
 /// A finished table.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Table {
     /// File name of the figures.
     pub name: String,
@@ -38,6 +38,9 @@ pub struct Table {
     pub rows: Vec<String>,
     /// Every figure.
     pub samples: Vec<Sample>,
+    /// Bytes of what each row is about. With them the columns are measures of one program, not programs to compare.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sizes: BTreeMap<String, u64>,
 }
 
 impl Table {
@@ -125,6 +128,7 @@ mod tests {
             contenders: Vec::new(),
             rows: Vec::new(),
             samples: turns(4),
+            ..Table::default()
         };
         assert_eq!(table.median("row", "b"), Some(2.0));
         assert_eq!(table.ratio("row", "c", "b"), Some(2.0));

@@ -135,6 +135,7 @@ fn table(images: &Images, rounds: usize, workload: &Workload) -> Result<Table> {
         contenders: contenders.into_iter().map(|(name, _)| name).collect(),
         rows,
         samples,
+        ..Table::default()
     })
 }
 
@@ -206,6 +207,16 @@ fn twice(images: &Images, contender: Contender, script: Script) -> Result<(Cost,
     let [start, middle, end] = marks[..] else { bail!("{contender:?} set {} marks instead of 3", marks.len()) };
     let cost = |from: Instant, to: Instant| Cost { seconds: (to - from).as_secs_f64(), peak_kib };
     Ok((cost(start, middle), cost(middle, end)))
+}
+
+/// A script's first run in a fresh mount of an image, by coracle.
+pub fn fresh(images: &Images, image: &Path, script: &str) -> Result<Cost> {
+    let marked = format!("echo mark; {{ {script}; }} >/dev/null || exit 1; echo mark");
+    let mut command = images.as_user(&images.coracle);
+    command.args(["exec", "--no-session"]).arg(image).args(["/bin/sh", "-c", &marked]);
+    let marks = marks(&mut command, &mut || ())?;
+    let [start, end] = marks[..] else { bail!("{script:?} set {} marks instead of 2", marks.len()) };
+    Ok(Cost { seconds: (end - start).as_secs_f64(), peak_kib: 0 })
 }
 
 /// The host's `/tmp` and home are on the directory's own file system, where `find -xdev` would go into them.

@@ -113,7 +113,7 @@ impl Lowering<'_> {
         for (name, child) in std::mem::take(&mut self.tree.node_mut(from).children) {
             let entry = self.tree.node(child).entry.map(|(_, inode)| self.tree.resolve(inode));
             match entry {
-                None if !self.tree.has_live_children(child) => {}
+                None if !self.tree.is_live(child) => {}
                 None => {
                     let node = Node { metadata: metadata(Meta::implied_directory()), kind: NodeKind::Directory };
                     let node = self.out.add(into, &name, node)?;

@@ -1,20 +1,22 @@
 //! The whole conversion: source in, one squashfs file out.
 
-use crate::arrange::{Arranger, Placed};
+use crate::arrange::Arranger;
 use crate::build;
 use crate::digest::Digest;
 use crate::directory;
 use crate::error::Error;
 use crate::flatten::tree::FileTree;
-use crate::image_info::{self, INFO, ImageInfo};
+use crate::image_info::{self, INFO, ImageInfo, LayerInfo, Platform};
 use crate::layer::Layer;
 use crate::layers;
 use crate::options::{Event, Options, Progress, Report};
 use crate::output::Output;
 use crate::profile::ProfileFile;
 use crate::repack::Packed;
+use crate::sink::DataSink;
 use crate::source::{Found, Image, Source, resolve};
 use coracle_squashfs::writer::{Writer, WriterOptions};
+use std::fs::File;
 use std::path::Path;
 
 /// Converts `source` into a squashfs file at `output`, which appears there complete or not at all.
@@ -36,11 +38,33 @@ pub struct Opened<'s> {
     input: Input<'s>,
 }
 
-enum Input<'s> {
+/// What a source was found to be.
+pub enum Input<'s> {
+    /// Of a source that has them.
     Layers(&'s Source, Image),
+    /// A plain directory.
     Directory(&'s Path),
     /// With its own profile.
     Squashfs(Box<Packed>, Option<ProfileFile>),
+}
+
+impl<'s> Input<'s> {
+    /// Finds the source.
+    ///
+    /// # Errors
+    /// When it is not of its form, or not there.
+    pub fn open(source: &'s Source, options: &Options) -> Result<Self, Error> {
+        Ok(match resolve(source, &options.architecture)? {
+            Found::Image(image) => Self::Layers(source, image),
+            Found::Directory(dir) => Self::Directory(dir),
+            Found::Squashfs(file, offset) => {
+                let packed = Packed::open(file, offset)?;
+                // One that is to be replaced may be as wrong as it likes.
+                let profile = if options.profile.is_some() { None } else { ProfileFile::of_image(&packed.image)? };
+                Self::Squashfs(Box::new(packed), profile)
+            }
+        })
+    }
 }
 
 impl<'s> Opened<'s> {
@@ -49,17 +73,7 @@ impl<'s> Opened<'s> {
     /// # Errors
     /// When the source is not of its form, or has no such image.
     pub fn open(source: &'s Source, options: &Options) -> Result<Self, Error> {
-        let input = match resolve(source, &options.architecture)? {
-            Found::Image(image) => Input::Layers(source, image),
-            Found::Directory(dir) => Input::Directory(dir),
-            Found::Squashfs(file, offset) => {
-                let packed = Packed::open(file, offset)?;
-                // One that is to be replaced may be as wrong as it likes.
-                let profile = if options.profile.is_some() { None } else { ProfileFile::of_image(&packed.image)? };
-                Input::Squashfs(Box::new(packed), profile)
-            }
-        };
-        Ok(Self { input })
+        Input::open(source, options).map(|input| Self { input })
     }
 
     /// Digest of the manifest; none for what is no OCI image, and for archives that do not hold one.
@@ -107,32 +121,23 @@ impl std::fmt::Debug for Opened<'_> {
     }
 }
 
-fn write(input: &Input<'_>, output: &Output, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
+/// Writes the whole squashfs file, without publishing it.
+///
+/// # Errors
+/// As [`convert`].
+pub fn write(input: &Input<'_>, output: &Output, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
     let writer_options = WriterOptions {
         compression: options.compression,
         block_size: options.block_size,
         threads: options.threads,
         ..WriterOptions::default()
     };
-    let own = if let Input::Squashfs(_, own) = input { own.as_ref() } else { None };
-    let profile = options.profile.as_ref().or(own);
+    let profile = input.profile(options);
     let touched = profile.map(ProfileFile::profile);
     let mut sink = Arranger::new(Writer::new(output.writer()?, writer_options)?, output.path(), touched);
-    let (mut tree, counts) = match input {
-        Input::Layers(_, image) => layers::flatten(&image.layers, image.whiteouts, &mut sink, options, progress)?,
-        Input::Directory(dir) => directory::walk(dir, &output.writer()?, &mut sink, options, progress)?,
-        Input::Squashfs(packed, _) => packed.walk(touched, &mut sink, options, progress)?,
-    };
-    let mut report = Report { counts, ..Report::default() };
-    if let Input::Layers(_, image) = input {
-        report.layers = image.layers.len();
-    }
-    // An image that exists stays as it is.
-    if !matches!(input, Input::Squashfs(..)) {
-        build::add_mount_points(&mut tree, &mut sink)?;
-    }
+    let (mut tree, mut report) = input.gather(&output.writer()?, &mut sink, options, progress)?;
     report.laid_out = sink.lay_out(&tree)?;
-    add_own_files(&mut tree, &mut sink, input, options, profile, &mut report)?;
+    input.add_own_files(&mut tree, &mut sink, options, &mut report)?;
     progress.event(Event::Finishing);
     let lowered = build::lower(tree, &sink)?;
     let summary = sink.finish(&lowered)?;
@@ -144,47 +149,113 @@ fn write(input: &Input<'_>, output: &Output, options: &Options, progress: &dyn P
     Ok(report)
 }
 
-fn add_own_files(
-    tree: &mut FileTree<Placed>,
-    sink: &mut Arranger<'_>,
-    input: &Input<'_>,
-    options: &Options,
-    profile: Option<&ProfileFile>,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let (mut manifest, mut config) = (None, None);
-    let mut info = ImageInfo::new(options);
-    match input {
-        Input::Layers(source, image) => {
-            (manifest, config) = (image.manifest.as_deref(), image.config.as_deref());
-            report.manifest_digest = manifest.map(Digest::of);
-            report.config_digest = config.map(Digest::of);
-            info.source = match source {
-                Source::Tar { .. } => Some("tar".into()),
-                _ => image.reference.clone(),
-            };
-            info.architecture.clone_from(&image.architecture);
-        }
-        Input::Directory(_) => info.source = Some("dir".into()),
-        // Its documents are in the tree.
-        Input::Squashfs(packed, _) => {
-            let image = &packed.image;
-            report.manifest_digest = image_info::manifest_bytes(image)?.as_deref().map(Digest::of);
-            report.config_digest = image_info::config_bytes(image)?.as_deref().map(Digest::of);
-            let before = ImageInfo::read(image)?;
-            info.architecture = before.as_ref().and_then(|before| before.architecture.clone());
-            info.source = before.map_or_else(|| Some("squashfs".into()), |before| before.source);
-        }
+impl Input<'_> {
+    fn profile<'p>(&'p self, options: &'p Options) -> Option<&'p ProfileFile> {
+        let own = if let Input::Squashfs(_, own) = self { own.as_ref() } else { None };
+        options.profile.as_ref().or(own)
     }
-    info.manifest_digest = report.manifest_digest.map(|digest| digest.to_string());
-    info.config_digest = report.config_digest.map(|digest| digest.to_string());
-    let info = serde_json::to_vec(&info).map_err(|source| Error::Json { document: INFO.to_owned(), source })?;
-    let files = [
-        ("config.json", config),
-        ("image.json", Some(&info)),
-        ("manifest.json", manifest),
-        ("profile.json", profile.map(ProfileFile::bytes)),
-    ];
-    let files = files.into_iter().filter_map(|(name, content)| Some((name, content?))).collect::<Vec<_>>();
-    build::add_own_files(tree, sink, &files)
+
+    /// The image's tree, its content in `sink`. `output`, should it lie in a source directory, is no part of it.
+    ///
+    /// # Errors
+    /// When the source is damaged, or the sink fails.
+    pub fn gather<S: DataSink>(
+        &self,
+        output: &File,
+        sink: &mut S,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<(FileTree<S::Id>, Report), Error> {
+        let touched = self.profile(options).map(ProfileFile::profile);
+        let (mut tree, counts) = match self {
+            Input::Layers(_, image) => layers::flatten(&image.layers, image.whiteouts, sink, options, progress)?,
+            Input::Directory(dir) => directory::walk(dir, output, sink, options, progress)?,
+            Input::Squashfs(packed, _) => packed.walk(touched, sink, options, progress)?,
+        };
+        let mut report = Report { counts, ..Report::default() };
+        if let Input::Layers(_, image) = self {
+            report.layers = image.layers.len();
+        }
+        // An image that exists stays as it is.
+        if !matches!(self, Input::Squashfs(..)) {
+            build::add_mount_points(&mut tree, sink)?;
+        }
+        Ok((tree, report))
+    }
+
+    /// Adds what the image says of itself, and tells the report.
+    ///
+    /// # Errors
+    /// When the source's own documents cannot be read, or the sink fails.
+    pub fn add_own_files<S: DataSink>(
+        &self,
+        tree: &mut FileTree<S::Id>,
+        sink: &mut S,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let profile = self.profile(options);
+        let (mut manifest, mut config) = (None, None);
+        let kept;
+        let mut info = ImageInfo::new(options);
+        match self {
+            Input::Layers(source, image) => {
+                (manifest, config) = (image.manifest.as_deref(), image.config.as_deref());
+                report.manifest_digest = manifest.map(Digest::of);
+                report.config_digest = config.map(Digest::of);
+                info.source = match source {
+                    Source::Tar { .. } => Some("tar".into()),
+                    _ => image.reference.clone(),
+                };
+                info.architecture.clone_from(&image.architecture);
+                // It was parsed before, for what cannot be done without.
+                let platform = config.and_then(|config| serde_json::from_slice(config).ok());
+                let Platform { os, variant, .. } = platform.unwrap_or_default();
+                (info.os, info.variant) = (os, variant);
+                let text = |digest: &Option<Digest>| digest.map(|digest| digest.to_string());
+                let layers = image.layers.iter();
+                info.layers = layers
+                    .map(|layer| LayerInfo { digest: text(&layer.digest), diff_id: text(&layer.diff_id) })
+                    .filter(|layer| layer.digest.is_some() || layer.diff_id.is_some())
+                    .collect();
+            }
+            Input::Directory(dir) => {
+                info.source = Some("dir".into());
+                // One that was unpacked from an image runs as that did.
+                kept = directory::config(dir)?;
+                config = kept.as_deref();
+                report.config_digest = config.map(Digest::of);
+                if let Some(config) = config {
+                    let document = || dir.join(image_info::CONFIG.trim_start_matches('/')).display().to_string();
+                    let platform = serde_json::from_slice(config);
+                    let platform = platform.map_err(|source| Error::Json { document: document(), source })?;
+                    let Platform { os, architecture, variant } = platform;
+                    (info.os, info.architecture, info.variant) = (os, architecture, variant);
+                }
+            }
+            // Its documents are in the tree.
+            Input::Squashfs(packed, _) => {
+                let image = &packed.image;
+                report.manifest_digest = image_info::manifest_bytes(image)?.as_deref().map(Digest::of);
+                report.config_digest = image_info::config_bytes(image)?.as_deref().map(Digest::of);
+                let before = ImageInfo::read(image)?;
+                info.source = Some("squashfs".into());
+                if let Some(before) = before {
+                    let ImageInfo { source, os, architecture, variant, layers, .. } = before;
+                    info = ImageInfo { source, os, architecture, variant, layers, ..info };
+                }
+            }
+        }
+        info.manifest_digest = report.manifest_digest.map(|digest| digest.to_string());
+        info.config_digest = report.config_digest.map(|digest| digest.to_string());
+        let info = serde_json::to_vec(&info).map_err(|source| Error::Json { document: INFO.to_owned(), source })?;
+        let files = [
+            ("config.json", config),
+            ("image.json", Some(&info)),
+            ("manifest.json", manifest),
+            ("profile.json", profile.map(ProfileFile::bytes)),
+        ];
+        let files = files.into_iter().filter_map(|(name, content)| Some((name, content?))).collect::<Vec<_>>();
+        build::add_own_files(tree, sink, &files)
+    }
 }

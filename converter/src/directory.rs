@@ -6,9 +6,11 @@ use crate::arrange::relative;
 use crate::error::Error;
 use crate::flatten::tree::{FileTree, InodeId, Kind, Meta, NodeId, Time, Xattrs};
 use crate::flatten::{Counts, DEPTH_MAX, OWN_DIRECTORY, Problem};
+use crate::image_info::CONFIG;
 use crate::options::{Event, Options, Progress};
 use crate::profile::ProfileFile;
 use crate::sink::{Content, DataSink};
+use crate::source::read_document;
 use coracle_squashfs::writer::xattr_supported;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
@@ -55,6 +57,22 @@ pub fn walk<S: DataSink>(
     walker.aliases = aliases(&root, options.profile.as_ref());
     walker.enter(root, &stat, FileTree::<S::Id>::ROOT, 0)?;
     Ok((walker.tree, walker.counts))
+}
+
+/// The image config that a directory has kept from the image that it was unpacked from.
+///
+/// # Errors
+/// When it cannot be read, or is larger than any real one.
+pub fn config(directory: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let path = directory.join(CONFIG.trim_start_matches('/'));
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(Error::file("open", path)(error.into())),
+    };
+    let size = file.metadata().map_err(Error::file("examine", &path))?.len();
+    read_document(file, size, &path.display().to_string(), Error::file("read", &path)).map(Some)
 }
 
 struct Walker<'a, S: DataSink> {

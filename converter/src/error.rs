@@ -1,7 +1,7 @@
 //! What can go wrong in a conversion. As usual, an error's text leaves its `source()` to whoever prints the chain.
 
 use crate::digest::Digest;
-use crate::{flatten, profile, tar, text::Name};
+use crate::{flatten, profile, sif, tar, text::Name};
 use coracle_squashfs::{reader, writer};
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ pub enum Error {
     /// A source that follows none of the known forms.
     #[error(
         "cannot tell what {given:?} is: use oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG], \
-         tar:FILE, dir:DIR, or squashfs:FILE"
+         docker-daemon:NAME[:TAG], containers-storage:NAME, tar:FILE, dir:DIR, squashfs:FILE, sif:FILE, or a path alone"
     )]
     SourceForm {
         /// As given.
@@ -41,13 +41,35 @@ pub enum Error {
         /// What is not there.
         missing: String,
     },
-    /// A compressed archive, in which members cannot be found by position.
-    #[error("{} is compressed with {compression}: decompress it first, image archives are read at random", path.display())]
+    /// An archive that is compressed in a way that no image tool uses.
+    #[error("cannot read {}: it is compressed with {compression}: decompress it first; gzip and zstd are read as they are", path.display())]
     CompressedArchive {
         /// The archive.
         path: PathBuf,
         /// How it is compressed.
         compression: &'static str,
+    },
+    /// No program that could export an image from where it is.
+    #[error("cannot read {form} there is no {} on PATH: install it, or have the image saved as a docker-archive elsewhere", programs.join(", "))]
+    NoExporter {
+        /// The form of the source.
+        form: &'static str,
+        /// Any of them would do.
+        programs: Vec<&'static str>,
+    },
+    /// A SIF file that cannot be used.
+    #[error("cannot use SIF file {}", path.display())]
+    Sif {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: sif::Problem,
+    },
+    /// A file in none of the forms.
+    #[error("cannot tell what {} is: it is no squashfs, SIF or tar file: name its form, as in tar:{}", path.display(), path.display())]
+    UnknownFile {
+        /// The file.
+        path: PathBuf,
     },
     /// An archive file that is no valid tar.
     #[error("cannot read {}", path.display())]
@@ -141,6 +163,17 @@ pub enum Error {
         digest: Digest,
         /// Where it should be.
         place: String,
+    },
+    /// A layer that images may leave to be fetched from elsewhere.
+    #[error(
+        "non-distributable layer {digest} is not there: copy the image again with its foreign layers, or fetch it from {}",
+        quoted(urls)
+    )]
+    ForeignLayer {
+        /// Its digest.
+        digest: Digest,
+        /// Where the manifest says that it can be had.
+        urls: Vec<String>,
     },
     /// A blob whose size is not what refers to it says.
     #[error("{what} has {} bytes instead of {expected}: the source is damaged or cut short", at_least(*.found, *.expected))]
@@ -274,6 +307,12 @@ pub enum Error {
         /// The output.
         path: PathBuf,
     },
+    /// A directory, or something else, that was not unpacked by this program.
+    #[error("{} is no directory that coracle unpacked, so it is not replaced: remove it", path.display())]
+    NotReplaced {
+        /// The output.
+        path: PathBuf,
+    },
     /// The squashfs file could not be made.
     #[error("cannot write {}", path.display())]
     Write {
@@ -345,6 +384,10 @@ fn names(available: &[String]) -> String {
         [one] => format!("is only {one}"),
         many => format!("are {}", many.join(", ")),
     }
+}
+
+fn quoted(urls: &[String]) -> String {
+    urls.iter().map(|url| Name(url.as_bytes()).to_string()).collect::<Vec<_>>().join(" or ")
 }
 
 fn at_least(found: u64, expected: u64) -> String {

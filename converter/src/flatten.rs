@@ -25,6 +25,10 @@ const TARGET_MAX: usize = 4095;
 /// Where the converter keeps its own files in an image; entries of a layer there are ignored.
 pub const OWN_DIRECTORY: &[u8] = b".coracle";
 
+/// What an eStargz layer has at its root besides the image's files.
+/// Format: <https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md>
+const ESTARGZ_FILES: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
+
 /// Why an entry cannot be placed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -107,6 +111,7 @@ pub struct Flattener<Id> {
     rank: u32,
     number: u64,
     whiteouts: bool,
+    estargz: bool,
     counts: Counts,
     /// The path of the entry at hand, symbolic links followed.
     path: Vec<u8>,
@@ -123,15 +128,18 @@ impl<Id> Flattener<Id> {
             rank: 0,
             number: 0,
             whiteouts,
+            estargz: false,
             counts: Counts::default(),
             path: Vec::new(),
             clean: Vec::new(),
         }
     }
 
-    /// Begins a layer, counted from 0 at the bottom. Layers come in descending order.
-    pub fn begin_layer(&mut self, rank: u32) {
+    /// Begins a layer, counted from 0 at the bottom. Layers come in descending order. An eStargz layer's table of
+    /// contents and landmark are none of the image's files.
+    pub fn begin_layer(&mut self, rank: u32, estargz: bool) {
         self.rank = rank;
+        self.estargz = estargz;
         self.number = 0;
     }
 
@@ -152,7 +160,8 @@ impl<Id> Flattener<Id> {
         if clean.is_empty() {
             return self.root(entry);
         }
-        if clean.split(|&byte| byte == b'/').next() == Some(OWN_DIRECTORY) {
+        let own = clean.split(|&byte| byte == b'/').next() == Some(OWN_DIRECTORY);
+        if own || (self.estargz && ESTARGZ_FILES.contains(&clean)) {
             self.counts.ignored += 1;
             return Ok(Verdict::Skip);
         }

@@ -16,8 +16,8 @@ pub const MANIFEST: &str = "/.coracle/manifest.json";
 /// [`ImageInfo`].
 pub const INFO: &str = "/.coracle/image.json";
 
-/// Version of [`ImageInfo`] that is written, and the newest that is read.
-pub const VERSION: u32 = 1;
+/// Version of [`ImageInfo`] that is written, and the newest that is read. Version 2 added platform and layers.
+pub const VERSION: u32 = 2;
 /// Largest of the documents that is read, in bytes.
 const FILE_MAX: u64 = 8 << 20;
 
@@ -35,13 +35,41 @@ pub struct ImageInfo {
     /// Digest of `config.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_digest: Option<String>,
+    /// Operating system in Go's spelling, when the source says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
     /// Architecture in Go's spelling, when the source says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
+    /// Of the architecture, when the source says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// What the image was flattened from, from the bottom up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerInfo>,
     /// The program that made the image.
     pub created_by: CreatedBy,
     /// How it was made.
     pub settings: Settings,
+}
+
+/// A layer that was verified and read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerInfo {
+    /// Digest of the layer as it is stored, when the source says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Digest of its uncompressed tar, when the source says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<String>,
+}
+
+/// What an image config says of where the image runs.
+#[derive(Default, Deserialize)]
+pub(crate) struct Platform {
+    pub os: Option<String>,
+    pub architecture: Option<String>,
+    pub variant: Option<String>,
 }
 
 /// A program and its version.
@@ -73,7 +101,10 @@ impl ImageInfo {
             source: None,
             manifest_digest: None,
             config_digest: None,
+            os: None,
             architecture: None,
+            variant: None,
+            layers: Vec::new(),
             created_by: CreatedBy { name: "coracle".into(), version: env!("CARGO_PKG_VERSION").into() },
             settings: Settings::of(options),
         }

@@ -46,6 +46,8 @@ pub struct Layer {
     pub size: Option<u64>,
     /// Digest of the uncompressed tar.
     pub diff_id: Option<Digest>,
+    /// An eStargz layer: it has files of its own at its root, which its readers hide.
+    pub estargz: bool,
 }
 
 impl Layer {

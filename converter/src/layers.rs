@@ -27,7 +27,7 @@ pub fn flatten<S: DataSink>(
     };
     for (done, (rank, layer)) in layers.iter().enumerate().rev().enumerate() {
         progress.event(Event::LayerStarted { index: done, total: layers.len(), name: &layer.name, bytes: layer.size });
-        flattener.begin_layer(rank as u32);
+        flattener.begin_layer(rank as u32, layer.estargz);
         let mut pass = Pass { layer, flattener: &mut flattener, sink, limit: options.max_layer_bytes, again: false };
         let advanced = |bytes| progress.event(Event::Advanced { bytes });
         layer::read(layer, options.max_layer_bytes, &advanced, |input| pass.run(input))?;

@@ -136,6 +136,18 @@ pub struct LaidOut {
     pub elsewhere: u64,
 }
 
+/// What a directory of the caller's own, or a tar, has no place for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unpacked {
+    /// Names of devices that were left out; of sockets, in a tar.
+    pub devices: u64,
+    /// Files and directories that lost their setuid or setgid bit.
+    pub set_ids: u64,
+    /// Extended attributes that were left out.
+    pub xattrs: u64,
+}
+
 /// What a conversion made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -160,4 +172,6 @@ pub struct Report {
     pub config_digest: Option<Digest>,
     /// When there was a profile.
     pub laid_out: Option<LaidOut>,
+    /// What the form of the output has no place for.
+    pub left_out: Unpacked,
 }

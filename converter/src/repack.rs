@@ -36,6 +36,18 @@ impl Packed {
     /// When there is none, or of a kind that cannot be read.
     pub fn open(path: &Path, offset: u64) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::file("open", path))?;
+        Self::at(path, file, offset)
+    }
+
+    /// Opens the image that an open file is; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(path: &Path, file: File) -> Result<Self, Error> {
+        Self::at(path, file, 0)
+    }
+
+    fn at(path: &Path, file: File, offset: u64) -> Result<Self, Error> {
         let image = Image::open(file, OpenOptions { offset, cache_bytes: CACHE_BYTES })
             .map_err(|source| Error::Image { path: path.into(), source })?;
         Ok(Self { path: path.into(), image })
@@ -90,7 +102,10 @@ impl Packed {
     }
 
     /// A file's content; holes stay holes.
-    fn content(&self, path: &[u8], inode: &Inode, content: &mut dyn Content) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When it is damaged, or `content` refuses it.
+    pub fn content(&self, path: &[u8], inode: &Inode, content: &mut dyn Content) -> Result<(), Error> {
         match inode.kind {
             ImageKind::File { sparse: 0, size, .. } => self.dense(path, inode, size, content),
             _ => self.sparse(path, inode, content),
@@ -125,7 +140,13 @@ impl Packed {
         if hole > 0 { content.hole(hole) } else { Ok(()) }
     }
 
-    fn failed<'e>(&'e self, entry: &'e [u8]) -> impl Fn(reader::Error) -> Error + use<'e> {
+    /// The file that it is in.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// For `map_err` on what concerns one entry.
+    pub fn failed<'e>(&'e self, entry: &'e [u8]) -> impl Fn(reader::Error) -> Error + use<'e> {
         move |source| Error::ImageEntry { path: self.path.clone(), entry: entry.to_vec(), source }
     }
 

@@ -1,13 +1,18 @@
 //! Where images come from: the forms of a source, and the image that one of them holds.
 
 mod archive;
+mod detect;
 mod docker;
+mod export;
 mod layout;
 mod oci;
+mod stream;
 
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::layer::{Blob, Layer, Packing};
+use crate::sif;
+use export::Export;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -44,6 +49,16 @@ pub enum Source {
         /// Repository and tag, when there is more than one image.
         reference: Option<String>,
     },
+    /// An image in the Docker daemon's store.
+    DockerDaemon {
+        /// As `docker save` takes it; `:latest` when there is no tag.
+        name: String,
+    },
+    /// An image in the store of podman and buildah.
+    ContainersStorage {
+        /// As `podman save` takes it.
+        name: String,
+    },
     /// A root file system in a tar, plain or compressed with gzip or zstd.
     Tar {
         /// The tar.
@@ -61,14 +76,20 @@ pub enum Source {
         /// Its first byte there.
         offset: u64,
     },
+    /// Apptainer's image format, with a squashfs image inside.
+    Sif {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 impl FromStr for Source {
     type Err = Error;
 
-    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`, `tar:FILE`, `dir:DIR` or
-    /// `squashfs:FILE`. As in other tools the first colon after the file ends it, and a tag may have more of them; `@sha256:…` may stand in
-    /// place of a tag.
+    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`, `docker-daemon:NAME[:TAG]`,
+    /// `containers-storage:NAME`, `tar:FILE`, `dir:DIR`, `squashfs:FILE` or `sif:FILE`. As in other tools the first colon after
+    /// the file ends it, and a tag may have more of them; `@sha256:…` may stand in place of a tag, and `:@N` for the image
+    /// with that number, from 0.
     fn from_str(given: &str) -> Result<Self, Self::Err> {
         let form_error = || Error::SourceForm { given: given.to_owned() };
         let (form, rest) = given.split_once(':').ok_or_else(form_error)?;
@@ -89,6 +110,11 @@ impl FromStr for Source {
             "tar" => Self::Tar { file: whole.into() },
             "dir" => Self::Directory { dir: whole.into() },
             "squashfs" => Self::Squashfs { file: whole.into(), offset: 0 },
+            "sif" => Self::Sif { file: whole.into() },
+            // A command would take it for an option.
+            "docker-daemon" | "containers-storage" if whole.starts_with('-') => return Err(form_error()),
+            "docker-daemon" => Self::DockerDaemon { name: whole.into() },
+            "containers-storage" => Self::ContainersStorage { name: whole.into() },
             _ => return Err(form_error()),
         })
     }
@@ -103,6 +129,9 @@ impl fmt::Display for Source {
             Self::Tar { file } => ("tar", file, None),
             Self::Directory { dir } => ("dir", dir, None),
             Self::Squashfs { file, .. } => ("squashfs", file, None),
+            Self::Sif { file } => ("sif", file, None),
+            Self::DockerDaemon { name } => return write!(f, "docker-daemon:{name}"),
+            Self::ContainersStorage { name } => return write!(f, "containers-storage:{name}"),
         };
         write!(f, "{form}:{}", path.display())?;
         match reference {
@@ -160,10 +189,23 @@ pub fn resolve<'s>(source: &'s Source, architecture: &str) -> Result<Found<'s>, 
             let archive = archive::Archive::open(file)?;
             docker::resolve(&archive, reference.as_deref(), architecture)?
         }
+        Source::DockerDaemon { name } => exported(source, Export::docker(name)?, architecture)?,
+        Source::ContainersStorage { name } => exported(source, Export::containers(name)?, architecture)?,
         Source::Tar { file } => plain_tar(file)?,
         Source::Directory { dir } => return Ok(Found::Directory(dir)),
         Source::Squashfs { file, offset } => return Ok(Found::Squashfs(file, *offset)),
+        Source::Sif { file } => {
+            let opened = File::open(file).map_err(Error::file("open", file))?;
+            let offset = sif::squashfs_offset(&opened).map_err(|source| Error::Sif { path: file.clone(), source })?;
+            return Ok(Found::Squashfs(file, offset));
+        }
     }))
+}
+
+/// An image out of another tool's store.
+fn exported(source: &Source, export: Export, architecture: &str) -> Result<Image, Error> {
+    let archive = archive::Archive::exported(&source.to_string(), export)?;
+    docker::resolve(&archive, None, architecture)
 }
 
 fn plain_tar(file: &Path) -> Result<Image, Error> {
@@ -179,6 +221,7 @@ fn plain_tar(file: &Path) -> Result<Image, Error> {
         // A pipe or device has no size of its own.
         size: metadata.is_file().then_some(metadata.len()),
         diff_id: None,
+        estargz: false,
     };
     Ok(Image {
         reference: None,
@@ -250,7 +293,7 @@ impl Read for RangeBlob {
 }
 
 /// Reads at most [`DOCUMENT_MAX`] bytes.
-fn read_document(
+pub fn read_document(
     mut from: impl Read,
     size: u64,
     document: &str,

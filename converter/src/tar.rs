@@ -10,6 +10,7 @@ mod input;
 mod pax;
 mod reader;
 mod sparse;
+pub mod writer;
 
 pub use error::{Error, Problem};
 #[cfg(test)]

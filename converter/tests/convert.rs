@@ -311,6 +311,29 @@ fn the_image_says_what_it_was_made_from() {
     assert_eq!(info.source.as_deref(), Some("v1"));
     assert_eq!(info.manifest_digest.as_deref(), layout.manifests[0]["digest"].as_str());
     assert_eq!((info.settings.compression.as_str(), info.settings.level), ("zstd", Some(1)));
+    assert_eq!((info.version, info.os.as_deref(), info.variant.as_deref()), (2, Some("linux"), None));
+    assert_eq!(info.architecture.as_deref(), Some(coracle_converter::host_architecture()));
+    assert_eq!(
+        (info.created_by.name.as_str(), info.created_by.version.as_str()),
+        ("coracle", env!("CARGO_PKG_VERSION"))
+    );
+    let expected =
+        layers().into_iter().map(|tar| (Some(Digest::of(&gzip(&tar)).to_string()), Some(Digest::of(&tar).to_string())));
+    let found = info.layers.iter().map(|layer| (layer.digest.clone(), layer.diff_id.clone()));
+    assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    // Packed anew, it says the same of where it came from.
+    let again = dir.path().join("again.sqfs");
+    convert(
+        &Source::Squashfs { file: output.clone(), offset: 0 },
+        &again,
+        &Options { block_size: 65_536, ..options() },
+        &(),
+    )
+    .unwrap();
+    let image_again = Image::open(File::open(&again).unwrap(), OpenOptions::default()).unwrap();
+    let mut info_again = ImageInfo::read(&image_again).unwrap().unwrap();
+    info_again.settings.block_size = info.settings.block_size;
+    assert_eq!(info_again, info);
     let manifest = image_info::manifest_bytes(&image).unwrap().unwrap();
     assert_eq!(Some(Digest::of(&manifest).to_string()), info.manifest_digest);
     let config = image_info::config_bytes(&image).unwrap().unwrap();
@@ -509,10 +532,12 @@ fn forms_that_are_mixed_up_are_explained() {
     let tar = TarBuilder::new().file("f", "").finish();
     let plain = file(dir.path(), "plain.tar", &tar);
     let packed = file(dir.path(), "packed.tar.gz", &gzip(&tar));
-    let cases: [(Source, &str); 7] = [
+    let xz = file(dir.path(), "packed.tar.xz", b"\xfd7zXZ\0\0\x04");
+    let cases: [(Source, &str); 8] = [
         (Source::OciLayout { dir: plain.clone(), reference: None }, "oci-archive:"),
         (Source::OciArchive { file: plain.clone(), reference: None }, "it has no oci-layout file"),
-        (Source::OciArchive { file: packed.clone(), reference: None }, "is compressed with gzip: decompress it first"),
+        (Source::OciArchive { file: packed.clone(), reference: None }, "it has no oci-layout file"),
+        (Source::OciArchive { file: xz, reference: None }, "it is compressed with xz: decompress it first"),
         (Source::DockerArchive { file: plain, reference: None }, "it has no manifest.json"),
         (Source::DockerArchive { file: dir.path().into(), reference: None }, "it is a directory"),
         (Source::Tar { file: dir.path().join("missing") }, "cannot open"),

@@ -3,27 +3,31 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use coracle::cli::{Build, Conversion, PullArguments, Showing};
-use coracle::image::ImageFile;
+use anyhow::bail;
+use coracle::cli::{Build, Conversion, Format, PullArguments, Showing};
 use coracle::inspect::bytes;
 use coracle::stored;
 use coracle_converter::profile::ProfileFile;
-use coracle_converter::{LaidOut, Options, Report, Source, convert};
+use coracle_converter::{
+    LaidOut, LayerPacking, Options, Report, Source, Unpacked, convert, to_oci_archive, to_sandbox,
+};
+use coracle_squashfs::compress::Compression;
 use serde_json::json;
 
 use super::{print, progress, settings};
 
 /// Converts into a file.
 pub(super) fn build(arguments: &Build) -> anyhow::Result<()> {
-    let Build { output, source, force, conversion, showing } = arguments;
-    told(showing, || to_file(output, source, *force, conversion, showing))
+    let Build { output, source, force, sandbox, format, conversion, showing } = arguments;
+    let format = if *sandbox { Format::Sandbox } else { *format };
+    told(showing, || to_file(output, source, *force, format, conversion, showing))
 }
 
 /// Converts into the store, or into a file when there is one to make.
 pub(super) fn pull(arguments: &PullArguments) -> anyhow::Result<()> {
     let PullArguments { source, name, output, force, conversion, showing } = arguments;
     told(showing, || match output {
-        Some(output) => to_file(output, source, *force, conversion, showing),
+        Some(output) => to_file(output, source, *force, Format::Squashfs, conversion, showing),
         None => to_store(source, name.as_deref(), conversion, showing),
     })
 }
@@ -37,12 +41,26 @@ fn told(showing: &Showing, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow:
     })
 }
 
-fn to_file(output: &Path, given: &str, force: bool, conversion: &Conversion, showing: &Showing) -> anyhow::Result<()> {
+fn to_file(
+    output: &Path,
+    given: &str,
+    force: bool,
+    format: Format,
+    conversion: &Conversion,
+    showing: &Showing,
+) -> anyhow::Result<()> {
     let source = source(given)?;
     let options = Options { force, ..options(conversion)? };
     let start = Instant::now();
     let shown = progress::start(showing);
-    let report = convert(&source, output, &options, &*shown);
+    let report = match format {
+        Format::Squashfs => convert(&source, output, &options, &*shown),
+        Format::Sandbox | Format::OciArchive if options.profile.is_some() => {
+            bail!("cannot use --profile for another format than squashfs: nothing else is laid out")
+        }
+        Format::Sandbox => to_sandbox(&source, output, &options, &*shown),
+        Format::OciArchive => to_oci_archive(&source, output, packing(conversion.compression)?, &options, &*shown),
+    };
     shown.end();
     let (report, elapsed) = (report?, start.elapsed());
     if showing.json {
@@ -53,7 +71,7 @@ fn to_file(output: &Path, given: &str, force: bool, conversion: &Conversion, sho
             "manifest_digest": digest(report.manifest_digest), "config_digest": digest(report.config_digest),
         }));
     } else if !showing.quiet {
-        let summary = format!("{}: {}", output.display(), summary(&report, elapsed));
+        let summary = format!("{}: {}", output.display(), summary(format, &report, elapsed));
         print(|out| Ok(writeln!(out, "{summary}")?))?;
     }
     Ok(())
@@ -76,7 +94,7 @@ fn to_store(given: &str, name: Option<&str>, conversion: &Conversion, showing: &
         }));
     } else if !showing.quiet {
         let summary = match &pulled.report {
-            Some(report) => summary(report, elapsed),
+            Some(report) => summary(Format::Squashfs, report, elapsed),
             None => "stored already".to_owned(),
         };
         print(|out| Ok(writeln!(out, "{}: {summary}", pulled.name)?))?;
@@ -93,19 +111,26 @@ fn options(conversion: &Conversion) -> anyhow::Result<Options> {
     Ok(options)
 }
 
-/// What is in none of the forms, and is there or can only be a path, is an image file.
+/// How an OCI archive's layer is compressed.
+fn packing(compression: Option<Compression>) -> anyhow::Result<LayerPacking> {
+    match compression {
+        None => Ok(LayerPacking::default()),
+        Some(Compression::Gzip { level }) => Ok(LayerPacking::Gzip(level)),
+        Some(Compression::Zstd { level }) => Ok(LayerPacking::Zstd(level)),
+        Some(_) => bail!("cannot compress an OCI archive's layer so: OCI has gzip and zstd layers"),
+    }
+}
+
+/// What is in none of the forms, and is there or can only be a path, is told by what it holds.
 fn source(given: &str) -> anyhow::Result<Source> {
     match given.parse() {
         Err(form) if given.contains(':') && !Path::new(given).exists() => Err(form)?,
-        Err(_) => {
-            let image = ImageFile::open(Path::new(given))?;
-            Ok(Source::Squashfs { file: image.path, offset: image.offset })
-        }
+        Err(_) => Ok(Source::detect(Path::new(given))?),
         Ok(source) => Ok(source),
     }
 }
 
-fn summary(report: &Report, elapsed: Duration) -> String {
+fn summary(format: Format, report: &Report, elapsed: Duration) -> String {
     let layers = match report.layers {
         0 => String::new(),
         1 => ", 1 layer".to_owned(),
@@ -113,7 +138,21 @@ fn summary(report: &Report, elapsed: Duration) -> String {
     };
     let (size, inodes, seconds) = (bytes(report.bytes), report.inodes, elapsed.as_secs_f64());
     let profile = report.laid_out.as_ref().map(profile).unwrap_or_default();
-    format!("{size}, {inodes} inodes{layers}, {seconds:.1} s{profile}")
+    let size = if format == Format::Sandbox { String::new() } else { format!("{size}, ") };
+    let left_out = left_out(&report.left_out);
+    format!("{size}{inodes} inodes{layers}, {seconds:.1} s{profile}{left_out}")
+}
+
+/// What the form of the output has no place for.
+fn left_out(counts: &Unpacked) -> String {
+    let parts = [
+        (counts.devices, "device nodes or sockets"),
+        (counts.set_ids, "setuid or setgid bits"),
+        (counts.xattrs, "extended attributes"),
+    ];
+    let parts: Vec<_> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if parts.is_empty() { String::new() } else { format!("\nleft out: {}", parts.join(", ")) }
 }
 
 /// What became of a profile.

@@ -14,11 +14,12 @@ pub mod quick;
 mod store;
 pub mod units;
 
-pub use store::{Build, Conversion, Images, Prune, Pull, PullArguments, Remove, Showing};
+pub use store::{Build, Conversion, Format, Images, Prune, Pull, PullArguments, Remove, Showing};
 
 /// The forms of a source, as help shows them.
-const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE, dir:DIR, or a \
-                       squashfs or SIF file to pack anew";
+const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], docker-daemon:NAME[:TAG], \
+                       containers-storage:NAME, tar:FILE, dir:DIR, squashfs:FILE, sif:FILE, or a path alone, which is told \
+                       by what it holds";
 
 /// Runs container images on HPC clusters, without root.
 #[derive(Debug, Parser)]
@@ -49,7 +50,7 @@ pub enum Command {
     /// Start a shell in an image
     #[command(override_usage = "coracle shell [OPTIONS] IMAGE [ARG]...")]
     Shell(Launch),
-    /// Convert an image into one squashfs file
+    /// Convert an image into one squashfs file, a directory, or an OCI archive
     ///
     /// A squashfs or SIF file as the source is packed anew, with other settings or laid out for a program; what is in it
     /// stays as it is.

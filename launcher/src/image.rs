@@ -8,13 +8,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use coracle_converter::sif;
 use coracle_squashfs::format::MAGIC;
 use coracle_squashfs::reader::{self, Image, OpenOptions};
 
-mod sif;
 mod tree;
 
-pub use sif::Problem as SifProblem;
+pub use coracle_converter::sif::Problem as SifProblem;
 pub(crate) use tree::is_executable;
 pub use tree::{Entry, Located, Tree, locate};
 

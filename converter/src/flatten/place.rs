@@ -133,10 +133,14 @@ impl<Id> Flattener<Id> {
         }
         let Some(directory) = directory else { return Ok(Step::Into(None)) };
         let Some(id) = self.tree.child(directory, name) else {
-            return Ok(Step::Into(match missing {
-                Missing::Leave => None,
-                Missing::Make | Missing::Replace => Some(self.tree.child_or_new(directory, name)?),
-            }));
+            if missing == Missing::Leave {
+                return Ok(Step::Into(None));
+            }
+            let id = self.tree.child_or_new(directory, name)?;
+            if missing == Missing::Replace {
+                self.tree.node_mut(id).implied = time;
+            }
+            return Ok(Step::Into(Some(id)));
         };
         let node = self.tree.node(id);
         if node.hides_self > time {
@@ -153,7 +157,11 @@ impl<Id> Flattener<Id> {
                 _ => return Ok(Step::Into(None)),
             }
         }
-        let visible = self.tree.node(id).hides_children <= time;
+        let node = self.tree.node_mut(id);
+        if missing == Missing::Replace {
+            node.implied = node.implied.max(time);
+        }
+        let visible = node.hides_children <= time;
         Ok(Step::Into(visible.then_some(id)))
     }
 
@@ -170,12 +178,15 @@ impl<Id> Flattener<Id> {
         }
         node.hides_self = now;
         node.hides_children = node.hides_children.max(now);
-        let has_children = !node.children.is_empty();
-        if has_children {
+        if node.implied < now {
+            node.implied = Time::NEVER;
+        }
+        if !node.children.is_empty() {
             self.tree.prune_children(id, now);
         }
         // Directories that higher layers merely imply replace a file, but follow a symbolic link.
-        let implied = has_children && !symlink && self.tree.has_live_children(id);
+        let node = self.tree.node(id);
+        let implied = !symlink && (node.implied > Time::NEVER || self.tree.has_live_children(id));
         let entry = self.tree.node(id).entry;
         Ok((Some(id), !implied && entry.is_none_or(|(time, _)| time < now)))
     }
@@ -190,6 +201,7 @@ impl<Id> Flattener<Id> {
     pub(super) fn relocate(&mut self, id: NodeId, path: &[u8], target: &[u8], entered: Time) -> Result<(), Problem> {
         let node = self.tree.node_mut(id);
         let opaque = node.hides_children;
+        let implied = std::mem::take(&mut node.implied);
         let children = std::mem::take(&mut node.children);
         let mut directory = path.to_vec();
         let start = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
@@ -200,6 +212,12 @@ impl<Id> Flattener<Id> {
             let node = self.tree.node_mut(directory);
             node.hides_children = node.hides_children.max(opaque);
             self.tree.prune_children(directory, opaque);
+        }
+        if implied > entered
+            && let Some(directory) = self.locate_directory(&directory, implied, Missing::Make)?.parent
+        {
+            let node = self.tree.node_mut(directory);
+            node.implied = node.implied.max(implied);
         }
         for (name, child) in children {
             let newest = self.tree.newest(child);
@@ -232,6 +250,7 @@ impl<Id> Flattener<Id> {
             node.hides_self = node.hides_self.max(from.hides_self);
             node.hides_children = node.hides_children.max(from.hides_children);
             node.entry = node.entry.max(from.entry);
+            node.implied = node.implied.max(from.implied);
             for (name, child) in from.children {
                 let known = self.tree.child_or_new(into, &name)?;
                 joined.push((known, next, name, depth + 1));
@@ -261,8 +280,12 @@ impl<Id> Flattener<Id> {
     fn settle(&mut self, id: NodeId) -> Option<(Box<[u8]>, Time)> {
         let floor = self.tree.node(id).hides_children;
         self.tree.prune_children(id, floor);
-        let node = self.tree.node(id);
+        let node = self.tree.node_mut(id);
+        if node.implied < node.hides_self {
+            node.implied = Time::NEVER;
+        }
         let (time, inode) = node.entry?;
+        let implied = node.implied > time;
         if time < node.hides_self {
             self.tree.node_mut(id).entry = None;
             return None;
@@ -271,7 +294,7 @@ impl<Id> Flattener<Id> {
             Kind::Directory => None,
             Kind::Symlink(target) => Some((target.clone(), time)),
             _ => {
-                if self.tree.has_live_children(id) {
+                if implied || self.tree.has_live_children(id) {
                     self.tree.node_mut(id).entry = None;
                 }
                 None

@@ -58,10 +58,28 @@ pub struct Node {
     pub children: BTreeMap<Box<[u8]>, NodeId>,
     /// The latest entry that is not hidden, with its time.
     pub entry: Option<(Time, InodeId)>,
+    /// The latest time at which something below needed a directory here, and it is not gone since. Unpacking leaves that
+    /// directory, even when what needed it goes.
+    pub implied: Time,
     /// Everything claimed here or below before this time is gone.
     pub hides_self: Time,
     /// Everything claimed below before this time is gone; at least `hides_self`.
     pub hides_children: Time,
+}
+
+impl Node {
+    /// Whether an entry says what is here, or one below needed a directory.
+    fn is_claimed(&self) -> bool {
+        self.entry.is_some() || self.implied > Time::NEVER
+    }
+
+    /// Drops what was claimed here before `floor`.
+    fn forget(&mut self, floor: Time) {
+        self.entry = self.entry.filter(|(time, _)| *time >= floor);
+        if self.implied < floor {
+            self.implied = Time::NEVER;
+        }
+    }
 }
 
 /// Full names and values of extended attributes.
@@ -244,9 +262,9 @@ impl<Id> FileTree<Id> {
         Ok(id)
     }
 
-    /// Whether anything lives at this path: a directory by its entry, or by what lies below it.
+    /// Whether anything lives at this path: a directory by its entry, or by what lies or lay below it.
     pub fn is_live(&self, id: NodeId) -> bool {
-        self.node(id).entry.is_some() || self.has_live_children(id)
+        self.node(id).is_claimed() || self.has_live_children(id)
     }
 
     /// Whether anything lives below this path.
@@ -254,7 +272,7 @@ impl<Id> FileTree<Id> {
         let mut waiting = vec![id];
         while let Some(id) = waiting.pop() {
             for &child in self.node(id).children.values() {
-                if self.node(child).entry.is_some() {
+                if self.node(child).is_claimed() {
                     return true;
                 }
                 waiting.push(child);
@@ -281,8 +299,8 @@ impl<Id> FileTree<Id> {
             let mut children = std::mem::take(&mut self.node_mut(id).children);
             children.retain(|_, &mut child| {
                 let node = self.node_mut(child);
-                node.entry = node.entry.filter(|(time, _)| *time >= floor);
-                node.entry.is_some() || !node.children.is_empty() || node.hides_children > floor
+                node.forget(floor);
+                node.is_claimed() || !node.children.is_empty() || node.hides_children > floor
             });
             self.node_mut(id).children = children;
         }
@@ -290,8 +308,7 @@ impl<Id> FileTree<Id> {
 
     /// Removes everything at and below `id` that was claimed before `floor`.
     pub fn prune(&mut self, id: NodeId, floor: Time) {
-        let node = self.node_mut(id);
-        node.entry = node.entry.filter(|(time, _)| *time >= floor);
+        self.node_mut(id).forget(floor);
         self.prune_children(id, floor);
     }
 
@@ -299,7 +316,7 @@ impl<Id> FileTree<Id> {
     pub fn newest(&self, id: NodeId) -> Time {
         let claims = |id: NodeId| {
             let node = self.node(id);
-            node.entry.map_or(Time::NEVER, |(time, _)| time).max(node.hides_children)
+            node.entry.map_or(Time::NEVER, |(time, _)| time).max(node.hides_children).max(node.implied)
         };
         self.subtree(id).into_iter().map(claims).max().unwrap_or(Time::NEVER)
     }

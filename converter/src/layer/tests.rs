@@ -38,6 +38,7 @@ fn layer(blob: &[u8], tar: &[u8]) -> Layer {
         digest: Some(Digest::of(blob)),
         size: Some(blob.len() as u64),
         diff_id: Some(Digest::of(tar)),
+        estargz: false,
     }
 }
 

@@ -62,6 +62,7 @@ fn layer(number: usize, tar: &[u8]) -> Layer {
         digest,
         size: Some(tar.len() as u64),
         diff_id: digest,
+        estargz: false,
     }
 }
 
@@ -93,7 +94,7 @@ fn list(tree: &FileTree<usize>, sink: &Memory, flat: &mut Flat) {
             waiting.push((child, format!("{path}{}{}", if path.is_empty() { "" } else { "/" }, name.escape_ascii())));
         }
         let Some((_, inode)) = tree.node(at).entry else {
-            if tree.has_live_children(at) && !path.is_empty() {
+            if tree.is_live(at) && !path.is_empty() {
                 flat.lines.push(format!("~ {path}"));
             }
             continue;

@@ -1,11 +1,14 @@
 //! An image archive: a tar whose members are found by position, so that nothing is unpacked.
 
+use super::export::Export;
+use super::stream::{Origin, PartBlob, Stream, StreamInput};
 use super::{RangeBlob, Store, StoredBlob, read_document};
 use crate::error::Error;
-use crate::layer::Packing;
-use crate::tar::{Entry, EntryKind, FileInput, Reader};
+use crate::layer::{Blob, Packing};
+use crate::tar::{Entry, EntryKind, FileInput, Input, Piece, Reader};
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +17,24 @@ use std::sync::Arc;
 const MEMBERS_MAX: usize = 1 << 17;
 /// Longest chain of links between members.
 const LINKS_MAX: usize = 16;
+/// Largest member that is kept from a tar that cannot be sought in, and all of them together, in bytes.
+const KEEP_EACH: u64 = 8 << 20;
+const KEEP_ALL: u64 = 64 << 20;
 
 /// An indexed archive.
 #[derive(Debug)]
 pub struct Archive {
     path: PathBuf,
-    file: Arc<File>,
+    content: Content,
     members: HashMap<String, Member>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Can be read anywhere.
+    File(Arc<File>),
+    /// Can be read from its start.
+    Stream(Arc<Stream>),
 }
 
 #[derive(Debug)]
@@ -29,6 +43,8 @@ enum Member {
         start: u64,
         size: u64,
     },
+    /// In memory.
+    Kept(Arc<[u8]>),
     /// Of old `docker save`: a layer that two images share is a link.
     Link(String),
     Unusable(&'static str),
@@ -49,21 +65,56 @@ impl Archive {
         let length = file.read_at(&mut start, 0).map_err(Error::file("read", path))?;
         match Packing::of(start.get(..length).unwrap_or_default()) {
             Packing::Plain => {}
-            packed => return Err(Error::CompressedArchive { path: path.into(), compression: packed.name() }),
+            packing @ (Packing::Gzip | Packing::Zstd) => {
+                return Self::streamed(path, Origin::Packed(path.into(), packing));
+            }
+            Packing::Other(compression) => return Err(Error::CompressedArchive { path: path.into(), compression }),
         }
         let index = file.try_clone().and_then(FileInput::new).map_err(Error::file("read", path))?;
-        let members = members(&mut Reader::new(index), path)?;
-        Ok(Self { path: path.into(), file: Arc::new(file), members })
+        let members = members(&mut Reader::new(index), path, 0)?;
+        Ok(Self { path: path.into(), content: Content::File(Arc::new(file)), members })
     }
 
-    fn range(&self, name: &str) -> Result<Option<RangeBlob>, Error> {
+    /// Has a command write the archive, once now and then whenever more of it is needed; `name` is for messages.
+    pub fn exported(name: &str, export: Export) -> Result<Self, Error> {
+        Self::streamed(Path::new(name), Origin::Export(export))
+    }
+
+    fn streamed(path: &Path, origin: Origin) -> Result<Self, Error> {
+        let stream = Stream::new(origin);
+        let mut input = StreamInput::new(stream.start().map_err(Error::file("read", path))?);
+        let members = members(&mut Reader::new(&mut input), path, KEEP_ALL)?;
+        input.drain().map_err(Error::file("read", path))?;
+        Ok(Self { path: path.into(), content: Content::Stream(Arc::new(stream)), members })
+    }
+
+    /// What it is read from, when that cannot be sought in.
+    #[cfg(test)]
+    pub fn stream(&self) -> Option<&Stream> {
+        match &self.content {
+            Content::Stream(stream) => Some(stream),
+            Content::File(_) => None,
+        }
+    }
+
+    fn member(&self, name: &str) -> Result<Option<StoredBlob>, Error> {
         let mut name = name;
         let unusable = |reason| Error::Member { path: self.path.clone(), member: name.to_owned(), reason };
         for _ in 0..LINKS_MAX {
             match self.members.get(name) {
                 None => return Ok(None),
-                Some(Member::File { start, size }) => {
-                    return Ok(Some(RangeBlob { file: Arc::clone(&self.file), start: *start, length: *size }));
+                Some(&Member::File { start, size }) => {
+                    let blob: Box<dyn Blob> = match &self.content {
+                        Content::File(file) => Box::new(RangeBlob { file: Arc::clone(file), start, length: size }),
+                        Content::Stream(stream) => {
+                            Box::new(PartBlob { stream: Arc::clone(stream), start, length: size })
+                        }
+                    };
+                    return Ok(Some(StoredBlob { blob, size }));
+                }
+                Some(Member::Kept(bytes)) => {
+                    let size = bytes.len() as u64;
+                    return Ok(Some(StoredBlob { blob: Box::new(KeptBlob(Arc::clone(bytes))), size }));
                 }
                 Some(Member::Link(target)) => name = target,
                 Some(Member::Unusable(reason)) => return Err(unusable(reason)),
@@ -73,14 +124,34 @@ impl Archive {
     }
 }
 
-fn members(reader: &mut Reader<FileInput>, path: &Path) -> Result<HashMap<String, Member>, Error> {
+/// A member that was kept.
+#[derive(Debug)]
+struct KeptBlob(Arc<[u8]>);
+
+impl Blob for KeptBlob {
+    fn open(&self) -> io::Result<Box<dyn Read + Send + '_>> {
+        Ok(Box::new(&self.0[..]))
+    }
+}
+
+/// The index, with up to `keep` bytes of small members.
+fn members<I: Input>(reader: &mut Reader<I>, path: &Path, mut keep: u64) -> Result<HashMap<String, Member>, Error> {
     let mut members = HashMap::new();
     let mut entry = Entry::default();
-    while reader.next(&mut entry).map_err(|source| Error::Archive { path: path.into(), source })? {
+    let failed = |source| Error::Archive { path: path.into(), source };
+    while reader.next(&mut entry).map_err(failed)? {
         // Members that matter have plain names; others cannot be asked for.
         let Some(name) = member_name("", &entry.path) else { continue };
         let member = match entry.kind {
             EntryKind::File if entry.sparse => Member::Unusable("it is stored as a sparse file"),
+            EntryKind::File if entry.size <= keep.min(KEEP_EACH) => {
+                keep -= entry.size;
+                let mut bytes = Vec::new();
+                while let Some(Piece::Data(piece)) = reader.data().map_err(failed)? {
+                    bytes.extend_from_slice(piece);
+                }
+                Member::Kept(bytes.into())
+            }
             EntryKind::File => Member::File { start: entry.content, size: entry.size },
             EntryKind::Symlink => {
                 let directory = name.rsplit_once('/').map_or("", |(directory, _)| directory);
@@ -121,10 +192,10 @@ impl Store for Archive {
     }
 
     fn document(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        let Some(range) = self.range(name)? else { return Ok(None) };
-        let size = range.length;
-        let content =
-            read_document(range, size, &format!("{name} in {}", self.path.display()), Error::file("read", &self.path))?;
+        let Some(StoredBlob { blob, size }) = self.member(name)? else { return Ok(None) };
+        let failed = || Error::file("read", &self.path);
+        let reader = blob.open().map_err(failed())?;
+        let content = read_document(reader, size, &format!("{name} in {}", self.path.display()), failed())?;
         if (content.len() as u64) < size {
             let what = format!("{name} in {}", self.path.display());
             return Err(Error::BlobSize { what, expected: size, found: content.len() as u64 });
@@ -133,6 +204,6 @@ impl Store for Archive {
     }
 
     fn blob(&self, name: &str) -> Result<Option<StoredBlob>, Error> {
-        Ok(self.range(name)?.map(|range| StoredBlob { size: range.length, blob: Box::new(range) }))
+        self.member(name)
     }
 }

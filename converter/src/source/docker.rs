@@ -55,7 +55,8 @@ pub fn resolve(archive: &Archive, reference: Option<&str>, architecture: &str) -
             let StoredBlob { blob, size } = archive.blob(name)?.ok_or_else(|| member(name))?;
             // Only newer archives name layers by digest; the older ones' directories are ids of another kind.
             let digest = name.strip_prefix("blobs/sha256/").and_then(|hex| Digest::from_hex(hex).ok());
-            Ok(Layer { name: format!("layer {name}"), blob, digest, size: Some(size), diff_id: Some(diff_id) })
+            let name = format!("layer {name}");
+            Ok(Layer { name, blob, digest, size: Some(size), diff_id: Some(diff_id), estargz: false })
         })
         .collect::<Result<Vec<_>, Error>>()?;
     Ok(Image {
@@ -75,7 +76,10 @@ fn select<'a>(
 ) -> Result<(&'a Saved, Option<String>), Error> {
     let tags = |image: &'a Saved| image.repo_tags.iter().flatten();
     let available = || {
+        // One that has no name has a number.
+        let nameless = images.iter().enumerate().filter(|(_, image)| tags(image).next().is_none());
         let mut names = images.iter().flat_map(tags).cloned().collect::<Vec<_>>();
+        names.extend(nameless.map(|(number, _)| format!("@{number}")));
         names.sort();
         names
     };
@@ -84,6 +88,12 @@ fn select<'a>(
         (None, [one]) => Ok((one, tags(one).next().cloned())),
         (None, []) => Err(Error::NoSuchImage { wanted: "of any name".into(), path: path(), available: Vec::new() }),
         (None, _) => Err(Error::SeveralImages { path: path(), available: available() }),
+        (Some(wanted), _) if wanted.starts_with('@') => {
+            let number = wanted.get(1..).and_then(|number| number.parse::<usize>().ok());
+            let image = number.and_then(|number| images.get(number));
+            let image = image.map(|image| (image, tags(image).next().cloned()));
+            image.ok_or_else(|| Error::NoSuchImage { wanted: wanted.to_owned(), path: path(), available: available() })
+        }
         (Some(wanted), _) => {
             let full = full_name(wanted);
             images

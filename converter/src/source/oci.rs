@@ -23,6 +23,8 @@ const LAYER: [&str; 4] = [
 ];
 /// Annotations by which an index names its images: OCI's, and containerd's for the full name.
 const NAME: [&str; 2] = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
+/// Annotation of a layer that is an eStargz one: the digest of its table of contents.
+const ESTARGZ: &str = "containerd.io/snapshot/stargz/toc.digest";
 /// Deepest nesting of indexes.
 const NESTED_MAX: u32 = 4;
 
@@ -89,6 +91,10 @@ fn by_reference<'a>(
         names.dedup();
         names
     };
+    let number = reference.and_then(|reference| reference.strip_prefix('@')?.parse::<usize>().ok());
+    if let Some(one) = number.and_then(|number| all.get(number)) {
+        return Ok((one, name(one).map(str::to_owned)));
+    }
     let wanted = |one: &&Descriptor| match reference {
         None => !is_attestation(one),
         Some(digest) if digest.starts_with("sha256:") => one.digest().as_ref() == digest,
@@ -242,12 +248,19 @@ fn layer(store: &dyn Store, descriptor: &Descriptor, diff_id: Digest) -> Result<
         let remedy = if media_type.ends_with("+encrypted") { ": decrypt the image first" } else { "" };
         return Err(Error::MediaType { what: format!("layer {digest}"), found: media_type, remedy });
     }
+    if let Some(urls) = descriptor.urls().as_ref().filter(|urls| !urls.is_empty())
+        && store.blob(&blob_name(&digest))?.is_none()
+    {
+        return Err(Error::ForeignLayer { digest, urls: urls.clone() });
+    }
     let StoredBlob { blob, size: found } = find(store, &digest, "layer")?;
     let size = descriptor.size();
     if found != size {
         return Err(Error::BlobSize { what: format!("layer {digest}"), expected: size, found });
     }
-    Ok(Layer { name: format!("layer {digest}"), blob, digest: Some(digest), size: Some(size), diff_id: Some(diff_id) })
+    let estargz = descriptor.annotations().as_ref().is_some_and(|all| all.contains_key(ESTARGZ));
+    let name = format!("layer {digest}");
+    Ok(Layer { name, blob, digest: Some(digest), size: Some(size), diff_id: Some(diff_id), estargz })
 }
 
 fn find(store: &dyn Store, digest: &Digest, what: &'static str) -> Result<StoredBlob, Error> {

@@ -149,7 +149,9 @@ pub fn reference(source: &Source) -> String {
         Source::OciArchive { file: path, .. }
         | Source::DockerArchive { file: path, .. }
         | Source::Tar { file: path }
-        | Source::Squashfs { file: path, .. } => *path = absolute(path),
+        | Source::Squashfs { file: path, .. }
+        | Source::Sif { file: path } => *path = absolute(path),
+        Source::DockerDaemon { .. } | Source::ContainersStorage { .. } => {}
     }
     source.to_string()
 }
@@ -164,7 +166,9 @@ pub fn stamp(source: &Source) -> Option<String> {
         | Source::OciArchive { file: path, .. }
         | Source::DockerArchive { file: path, .. }
         | Source::Tar { file: path }
-        | Source::Squashfs { file: path, .. } => path.clone(),
+        | Source::Squashfs { file: path, .. }
+        | Source::Sif { file: path } => path.clone(),
+        Source::DockerDaemon { .. } | Source::ContainersStorage { .. } => return None,
     };
     let file = fs::metadata(path).ok().filter(|file| file.is_file() || file.is_dir())?;
     Some(format!("{}-{}-{}-{}", file.ino(), file.len(), file.mtime(), file.mtime_nsec()))

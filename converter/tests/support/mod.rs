@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, reason = "each test crate uses a part of it")]
 
 pub mod tar;
+pub mod unpacked;
 
 use coracle_converter::{Digest, Error, Options, Source, convert};
 use coracle_squashfs::compress::Compression;

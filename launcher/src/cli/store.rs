@@ -24,7 +24,7 @@ pub enum Pull {
 /// How an image is made.
 #[derive(Debug, Default, Args)]
 pub struct Conversion {
-    /// zstd (the default), gzip, lz4 or xz; zstd and gzip with a level
+    /// zstd (the default), gzip, lz4 or xz; zstd and gzip with a level. Of an OCI archive's layer: gzip (the default) or zstd
     #[arg(long, value_name = "CODEC[:LEVEL]", value_parser = parse::compression)]
     pub compression: Option<Compression>,
     /// Bytes in a data block, a power of two from 4K to 1M [default: 128K]
@@ -49,10 +49,22 @@ pub struct Showing {
     pub json: bool,
 }
 
+/// What `build` makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One squashfs file, to run
+    #[default]
+    Squashfs,
+    /// A directory, to look at and change
+    Sandbox,
+    /// An OCI image layout in a tar, for other tools
+    OciArchive,
+}
+
 /// `build`.
 #[derive(Debug, Args)]
 pub struct Build {
-    /// The squashfs file to make
+    /// The squashfs file, directory or archive to make
     #[arg(value_name = "OUTPUT")]
     pub output: PathBuf,
     /// What to convert.
@@ -61,6 +73,12 @@ pub struct Build {
     /// Replace the output if it exists
     #[arg(short = 'F', long)]
     pub force: bool,
+    /// Unpack into a directory that belongs to you, the same as --format sandbox
+    #[arg(short, long, conflicts_with_all = ["format", "block_size", "compression", "profile"])]
+    pub sandbox: bool,
+    /// What to make
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: Format,
     /// How.
     #[command(flatten)]
     pub conversion: Conversion,

@@ -96,13 +96,6 @@ impl Model {
         lines.sort_by(|one, other| one.0.cmp(&other.0));
         lines
             .into_iter()
-            .filter(|(_, path, thing)| {
-                // An implied directory that lost its content is nothing that anyone asked for.
-                let prefix = format!("{path}/");
-                let has_content =
-                    |(known, thing): (&String, &Thing)| known.starts_with(&prefix) && *thing != Thing::Implied;
-                **thing != Thing::Implied || self.tree.iter().any(has_content)
-            })
             .map(|(_, path, thing)| match thing {
                 Thing::Implied => format!("~ {path}"),
                 Thing::Directory(_) => format!("d {path}"),

@@ -18,6 +18,8 @@ const LAUNCH: usize = 32;
 const DESCRIPTORS_MAX: i64 = 1024;
 /// `DataPartition`
 const DATA_PARTITION: i32 = 0x4004;
+/// `DataOCIRootIndex` and `DataOCIBlob`: an image in OCI's form inside.
+const OCI: [i32; 2] = [0x400a, 0x400b];
 /// `FsSquash`
 const FS_SQUASH: i32 = 1;
 /// `FsEncryptedSquashfs`
@@ -92,11 +94,19 @@ pub enum Problem {
     #[error("its root file system is encrypted, which coracle cannot open: build an unencrypted one")]
     Encrypted,
     /// The root file system is something else.
-    #[error("its root file system is not squashfs: rebuild it with apptainer build")]
-    NotSquashfs,
+    #[error("its root file system is {kind}, not squashfs: rebuild it with apptainer build")]
+    NotSquashfs {
+        /// What it is.
+        kind: &'static str,
+    },
     /// There is no root file system.
     #[error("it holds no root file system")]
     NoPartition,
+    /// There are OCI blobs instead.
+    #[error(
+        "it is an OCI-SIF, which holds OCI layers instead of a root file system: convert the image that it was made from"
+    )]
+    Oci,
     /// The partition's position is impossible.
     #[error("its root file system is said to begin at byte {offset}")]
     Offset {
@@ -106,12 +116,16 @@ pub enum Problem {
 }
 
 /// Whether a file that begins so is a SIF file.
-pub(super) fn is_sif(head: &[u8]) -> bool {
+#[must_use]
+pub fn is_sif(head: &[u8]) -> bool {
     head.get(LAUNCH..).is_some_and(|rest| rest.starts_with(MAGIC))
 }
 
 /// Position of the primary squashfs partition; a system partition is taken when none is primary.
-pub(super) fn squashfs_offset(file: &File) -> Result<u64, Problem> {
+///
+/// # Errors
+/// When there is none that can be used.
+pub fn squashfs_offset(file: &File) -> Result<u64, Problem> {
     let header: Header = read(file, 0)?;
     let (count, start) = (header.descriptors_total.get(), header.descriptors_offset.get());
     let bad = || Problem::Header { count, offset: start };
@@ -119,10 +133,11 @@ pub(super) fn squashfs_offset(file: &File) -> Result<u64, Problem> {
         return Err(bad());
     }
     let start = u64::try_from(start).map_err(|_| bad())?;
-    let mut found: Option<Descriptor> = None;
+    let (mut found, mut oci) = (None::<Descriptor>, false);
     for index in 0..count.unsigned_abs() {
         let offset = start.checked_add(index * size_of::<Descriptor>() as u64).ok_or_else(bad)?;
         let descriptor: Descriptor = read(file, offset)?;
+        oci |= descriptor.used != 0 && OCI.contains(&descriptor.data_type.get());
         if descriptor.used == 0 || descriptor.data_type.get() != DATA_PARTITION {
             continue;
         }
@@ -135,14 +150,24 @@ pub(super) fn squashfs_offset(file: &File) -> Result<u64, Problem> {
             _ => {}
         }
     }
-    let found = found.ok_or(Problem::NoPartition)?;
+    let found = found.ok_or(if oci { Problem::Oci } else { Problem::NoPartition })?;
     match found.fs_type.get() {
         FS_SQUASH => {
             let offset = found.offset.get();
             u64::try_from(offset).map_err(|_| Problem::Offset { offset })
         }
         FS_ENCRYPTED => Err(Problem::Encrypted),
-        _ => Err(Problem::NotSquashfs),
+        other => Err(Problem::NotSquashfs { kind: file_system(other) }),
+    }
+}
+
+/// A file system's name by `FSType`.
+fn file_system(kind: i32) -> &'static str {
+    match kind {
+        2 => "ext3",
+        3 => "an archive of immutable data",
+        4 => "raw data",
+        _ => "of an unknown kind",
     }
 }
 
@@ -195,7 +220,9 @@ mod tests {
         assert!(text(sif(i64::MAX, &[])).contains("descriptors at byte 4096"));
         assert!(text(sif(5, &[(DATA_PARTITION, 1, 4, 5)])).contains("read at byte 4681"));
         assert!(text(sif(1, &[(DATA_PARTITION, 5, 2, 5)])).contains("encrypted"));
-        assert!(text(sif(1, &[(DATA_PARTITION, 2, 2, 5)])).contains("not squashfs"));
+        assert!(text(sif(1, &[(DATA_PARTITION, 2, 2, 5)])).contains("ext3, not squashfs"));
+        assert!(text(sif(1, &[(DATA_PARTITION, 4, 2, 5)])).contains("raw data, not squashfs"));
+        assert!(text(sif(2, &[(0x400a, 0, 0, 5), (0x400b, 0, 0, 5)])).contains("OCI-SIF"));
         assert!(text(sif(1, &[(DATA_PARTITION, 1, 2, -5)])).contains("byte -5"));
         assert!(text(sif(0, &[])).contains("no root file system"));
     }
