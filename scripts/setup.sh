@@ -7,8 +7,8 @@ set -euo pipefail
 
 build=(gcc libc6-dev make)
 demo=("${build[@]}" busybox-static python3)
-tests=("${demo[@]}" acl attr binutils debian-archive-keyring file g++ libclang-dev libsquashfs-dev mmdebstrap pkg-config shellcheck
-    squashfs-tools squashfs-tools-ng umoci util-linux zstd)
+tests=("${demo[@]}" acl apache2-utils attr binutils debian-archive-keyring docker-registry file g++ libclang-dev libsquashfs-dev mmdebstrap
+    openssl pkg-config shellcheck skopeo squashfs-tools squashfs-tools-ng umoci util-linux zstd)
 bench=("${tests[@]}" charliecloud fuse3 squashfuse)
 
 case ${1:-} in

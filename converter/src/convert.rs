@@ -1,6 +1,7 @@
 //! The whole conversion: source in, one squashfs file out.
 
 use crate::arrange::{Arranger, Placed};
+use crate::artifact::pull_artifact;
 use crate::build;
 use crate::digest::Digest;
 use crate::directory;
@@ -23,6 +24,10 @@ use std::path::Path;
 /// # Errors
 /// When the source is damaged, or the output cannot be written.
 pub fn convert(source: &Source, output: &Path, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
+    if let Source::Artifact { reference } = source {
+        let artifact = options.registry.artifact(reference)?;
+        return pull_artifact(&artifact, output, options, progress);
+    }
     // A source that is not there should be said before an output that is.
     let input = Input::open(source, options)?;
     let output = Output::create(output, options.force)?;
@@ -45,7 +50,7 @@ enum Input<'s> {
 
 impl<'s> Input<'s> {
     fn open(source: &'s Source, options: &Options) -> Result<Self, Error> {
-        Ok(match resolve(source, &options.architecture)? {
+        Ok(match resolve(source, options)? {
             Found::Image(image) => Self::Layers(source, image),
             Found::Directory(dir) => Self::Directory(dir),
             Found::Squashfs(file, offset) => {
@@ -70,7 +75,13 @@ fn write(input: &Input<'_>, output: &Output, options: &Options, progress: &dyn P
     let touched = profile.map(ProfileFile::profile);
     let mut sink = Arranger::new(Writer::new(output.writer()?, writer_options)?, output.path(), touched);
     let (mut tree, counts) = match input {
-        Input::Layers(_, image) => layers::flatten(&image.layers, image.whiteouts, &mut sink, options, progress)?,
+        Input::Layers(_, image) => {
+            let mut flatten = || layers::flatten(&image.layers, image.whiteouts, &mut sink, options, progress);
+            match &image.downloads {
+                Some(downloads) => downloads.watch(progress, flatten)?,
+                None => flatten()?,
+            }
+        }
         Input::Directory(dir) => directory::walk(dir, &output.writer()?, &mut sink, options, progress)?,
         Input::Squashfs(packed, _) => packed.walk(touched, &mut sink, options, progress)?,
     };

@@ -1,7 +1,7 @@
 //! What can go wrong in a conversion. As usual, an error's text leaves its `source()` to whoever prints the chain.
 
 use crate::digest::Digest;
-use crate::{flatten, profile, tar, text::Name};
+use crate::{flatten, profile, registry, tar, text::Name};
 use coracle_squashfs::{reader, writer};
 use std::fmt;
 use std::io;
@@ -14,13 +14,16 @@ use thiserror::Error;
 pub enum Error {
     /// A source that follows none of the known forms.
     #[error(
-        "cannot tell what {given:?} is: use oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG], \
-         tar:FILE, dir:DIR, or squashfs:FILE"
+        "cannot tell what {given:?} is: use docker://NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE[:TAG], \
+         docker-archive:FILE[:NAME:TAG], oras://NAME[:TAG], tar:FILE, dir:DIR, or squashfs:FILE"
     )]
     SourceForm {
         /// As given.
         given: String,
     },
+    /// A registry did not give or take what it should.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
     /// A file of the source or output could not be used.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -353,6 +356,11 @@ fn at_least(found: u64, expected: u64) -> String {
 
 fn first_sign(noticed: &Option<Box<Error>>) -> String {
     noticed.as_ref().map(|error| format!("; first sign: {}", Chain(error))).unwrap_or_default()
+}
+
+/// An error with its sources, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    Chain(error).to_string()
 }
 
 /// An error with its sources, for a message inside another.

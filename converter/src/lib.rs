@@ -6,6 +6,7 @@
 //! A [`profile`] has the files that a program reads laid out together.
 
 mod arrange;
+mod artifact;
 mod build;
 mod convert;
 mod digest;
@@ -18,6 +19,7 @@ mod layers;
 mod options;
 pub mod output;
 pub mod profile;
+pub mod registry;
 mod repack;
 mod sink;
 mod source;
@@ -29,6 +31,7 @@ mod text;
 #[path = "../tests/support/tar.rs"]
 mod test_tar;
 
+pub use artifact::{find_squashfs, pull_artifact, push};
 pub use convert::convert;
 pub use digest::{Digest, InvalidDigest};
 pub use error::Error;
