@@ -132,8 +132,8 @@ pub fn push(
     let (mut made_of, mut source) = (None, None);
     if kind == Kind::Squashfs {
         let again = file.try_clone().map_err(Error::file("open", path))?;
-        let image = Image::open(again, OpenOptions::default())
-            .map_err(|source| Error::Image { path: path.into(), source })?;
+        let image =
+            Image::open(again, OpenOptions::default()).map_err(|source| Error::Image { path: path.into(), source })?;
         if let Some(info) = ImageInfo::read(&image)? {
             made_of = info.manifest_digest.and_then(|digest| digest.parse().ok());
             source = info.source.and_then(|source| source.parse().ok());

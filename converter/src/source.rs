@@ -125,9 +125,7 @@ impl Source {
     /// When no registry has it, or none answers.
     pub fn resolve(&self, client: &registry::Client) -> Result<Option<Digest>, Error> {
         match self {
-            Self::Registry { reference } | Self::Artifact { reference } => {
-                Ok(Some(client.resolve(reference)?.digest))
-            }
+            Self::Registry { reference } | Self::Artifact { reference } => Ok(Some(client.resolve(reference)?.digest)),
             _ => Ok(None),
         }
     }

@@ -21,15 +21,23 @@ const ENTRIES: &str = "{spinner} {msg} {human_pos} entries {elapsed}";
 /// Converts, and describes the result in a line.
 pub fn build(arguments: &Build) -> anyhow::Result<String> {
     let source = source(&arguments.source)?;
+    refuse_unused(arguments, &source)?;
     let mut options = Options { force: arguments.force, ..Options::default() };
     options.compression = arguments.compression.unwrap_or(options.compression);
     options.block_size = arguments.block_size.unwrap_or(options.block_size);
     options.threads = arguments.threads.unwrap_or(options.threads);
     options.profile = arguments.profile.as_deref().map(ProfileFile::load).transpose()?;
+    if let Some(architecture) = arguments.fetch.arch.as_ref().or(arguments.fetch.platform.as_ref()) {
+        options.architecture.clone_from(architecture);
+    }
+    options.blob_cache.clone_from(&arguments.fetch.blob_cache);
+    if matches!(source, Source::Registry { .. } | Source::Artifact { .. }) {
+        options.registry = crate::registry::client()?;
+    }
     let start = Instant::now();
     let bar = Bar::new(!arguments.quiet && std::io::stderr().is_terminal());
     let report = convert(&source, &arguments.output, &options, &bar);
-    bar.0.finish_and_clear();
+    bar.finish();
     Ok(summary(arguments, &report?, start.elapsed()))
 }
 
@@ -42,6 +50,21 @@ fn source(given: &str) -> anyhow::Result<Source> {
             Ok(Source::Squashfs { file: image.path, offset: image.offset })
         }
         Ok(source) => Ok(source),
+    }
+}
+
+/// A finished image comes as it is, so settings for packing would be without effect.
+fn refuse_unused(arguments: &Build, source: &Source) -> anyhow::Result<()> {
+    let packing = [
+        ("--compression", arguments.compression.is_some()),
+        ("--block-size", arguments.block_size.is_some()),
+        ("--profile", arguments.profile.is_some()),
+    ];
+    match packing.iter().find(|(_, given)| *given) {
+        Some((option, _)) if matches!(source, Source::Artifact { .. }) => anyhow::bail!(
+            "cannot use {option} for {source}, which is fetched as it is: fetch it, then build another from the file"
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -71,16 +94,22 @@ fn profile(laid_out: &LaidOut) -> String {
 }
 
 /// One line that follows the conversion.
-struct Bar(ProgressBar);
+pub struct Bar(ProgressBar);
 
 impl Bar {
-    fn new(visible: bool) -> Self {
+    /// Hidden unless `visible`.
+    pub fn new(visible: bool) -> Self {
         let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         if visible {
             bar.enable_steady_tick(TICK);
         }
         Self(bar)
+    }
+
+    /// Leaves nothing on the terminal.
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
     }
 
     fn restart(&self, template: &str, length: Option<u64>, message: String) {

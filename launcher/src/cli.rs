@@ -12,10 +12,11 @@ use coracle_squashfs::compress::Compression;
 use crate::options::{Home, Options, Verb};
 
 pub mod parse;
+pub mod registry;
 
 /// The forms of a source, as help shows them.
-const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE, dir:DIR, or a \
-                       squashfs or SIF file to pack anew";
+const SOURCES: &str = "docker://NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], tar:FILE, \
+                       dir:DIR, a squashfs or SIF file to pack anew, or oras://NAME[:TAG], which is fetched as it is";
 
 /// Runs container images on HPC clusters, without root.
 #[derive(Debug, Parser)]
@@ -51,6 +52,12 @@ pub enum Command {
     /// A squashfs or SIF file as the source is packed anew, with other settings or laid out for a program; what is in it
     /// stays as it is.
     Build(Build),
+    /// Store a finished image file in a registry
+    ///
+    /// Where the same repository has the container image that the file was made of, the file is linked to it.
+    Push(registry::Push),
+    /// Log in to registries and out
+    Registry(registry::Registry),
     /// Show what an image file contains
     Inspect(Inspect),
     /// Check whether this host can run images, and say what to change
@@ -219,6 +226,9 @@ pub struct Build {
     /// Compressing threads; one for each core when left out
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// What to fetch, and how.
+    #[command(flatten)]
+    pub fetch: registry::Fetch,
     /// Show neither progress nor summary
     #[arg(short, long)]
     pub quiet: bool,

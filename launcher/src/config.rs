@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+mod registry;
+
+pub use registry::Registry;
+
 /// The site's directory.
 const SITE: &str = "/etc/coracle";
 /// In the site's directory and in the user's.
@@ -41,6 +45,8 @@ pub enum Error {
 pub struct Config {
     /// `[session]`
     pub session: Session,
+    /// `[registry]`
+    pub registry: Registry,
 }
 
 /// How launches share mounts.
@@ -74,8 +80,9 @@ impl Config {
         let mut config = Self::default();
         let mut files = vec![site.join(FILE)];
         files.extend(drop_ins(&site.join("conf.d"))?);
+        let of_site = files.len();
         files.extend(home.map(|home| home.join(".config/coracle").join(FILE)));
-        for path in files {
+        for (number, path) in files.into_iter().enumerate() {
             let text = match fs::read_to_string(&path) {
                 Ok(text) => text,
                 Err(cause) if is_absent(&cause) => continue,
@@ -84,6 +91,7 @@ impl Config {
             let later: Self = toml::from_str(&text).map_err(|cause| Error::Parse { path, cause: Box::new(cause) })?;
             config.session.enabled = later.session.enabled.or(config.session.enabled);
             config.session.idle_seconds = later.session.idle_seconds.or(config.session.idle_seconds);
+            config.registry.merge(later.registry, number >= of_site);
         }
         Ok(config)
     }

@@ -3,6 +3,7 @@
 mod build;
 mod launch;
 mod record;
+mod registry;
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
@@ -78,6 +79,21 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 print(|out| Ok(writeln!(out, "{summary}")?))?;
             }
             Ok(Exit::Success)
+        }
+        Command::Push(arguments) => {
+            let summary = registry::push(&arguments)?;
+            if !arguments.quiet {
+                print(|out| Ok(writeln!(out, "{summary}")?))?;
+            }
+            Ok(Exit::Success)
+        }
+        Command::Registry(arguments) => {
+            let mut exit = Exit::Failure;
+            print(|out| {
+                exit = registry::registry(&arguments.command, out)?;
+                Ok(())
+            })?;
+            Ok(exit)
         }
         Command::Inspect(arguments) => show_image(&arguments),
         Command::Doctor(arguments) => {

@@ -140,11 +140,7 @@ impl Client {
         }
     }
 
-    pub(super) fn tagged_referrers(
-        &self,
-        reference: &Reference,
-        subject: &Digest,
-    ) -> Result<Option<Referrers>, Error> {
+    pub(super) fn tagged_referrers(&self, reference: &Reference, subject: &Digest) -> Result<Option<Referrers>, Error> {
         let tag = reference.with_tag(referrers_tag(subject));
         self.manifest_if_any(&tag)?.map(|manifest| parse(&manifest.content, &tag)).transpose()
     }
@@ -186,7 +182,8 @@ fn read(reference: &Reference, manifest: &Manifest) -> Result<Artifact, Error> {
             _ => return Err(wrong("it does not hold one file alone")),
         },
     };
-    let digest = |text: &str| text.parse::<Digest>().map_err(|_| wrong("it names its parts by another digest than sha256"));
+    let digest =
+        |text: &str| text.parse::<Digest>().map_err(|_| wrong("it names its parts by another digest than sha256"));
     Ok(Artifact {
         reference: reference.pinned(manifest.digest),
         manifest: manifest.digest,

@@ -124,7 +124,11 @@ impl Client {
         match answer.status().as_u16() {
             200..=299 => {}
             400 | 401 | 403 => {
-                let known = if credential.is_some() { "refuses the credentials that are kept for it" } else { "gives no token without a login" };
+                let known = if credential.is_some() {
+                    "refuses the credentials that are kept for it"
+                } else {
+                    "gives no token without a login"
+                };
                 return Err(Error::Denied {
                     doing: doing.to_owned(),
                     host: there.host,
@@ -137,9 +141,9 @@ impl Client {
         let content = read_bounded(answer, TOKEN_MAX, &there, doing)?;
         // A parser's message could quote the token.
         let token = serde_json::from_slice::<Token>(&content).ok();
-        let token = token.and_then(|token| token.token.or(token.access_token)).filter(|token| {
-            !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic())
-        });
+        let token = token
+            .and_then(|token| token.token.or(token.access_token))
+            .filter(|token| !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic()));
         token.map(|token| format!("Bearer {token}")).ok_or_else(|| Error::Protocol {
             doing: doing.to_owned(),
             host: there.host,

@@ -98,7 +98,10 @@ mod tests {
         };
         let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="a:b:pull,push""#;
         assert_eq!(challenge(&[hub]), bearer("https://auth.docker.io/token", Some("registry.docker.io")));
-        assert_eq!(challenge(&["Basic realm=\"x, y\"", "bearer Realm = https://t/x , error=e"]), bearer("https://t/x", None));
+        assert_eq!(
+            challenge(&["Basic realm=\"x, y\"", "bearer Realm = https://t/x , error=e"]),
+            bearer("https://t/x", None)
+        );
         assert_eq!(challenge(&["Basic realm=\"Registry \\\"1\\\" = x\", charset=\"UTF-8\""]), Some(Challenge::Basic));
         assert_eq!(challenge(&["Basic, Bearer realm=\"https://t\""]), bearer("https://t", None));
         assert_eq!(challenge(&["Negotiate"]), None);

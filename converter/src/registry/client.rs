@@ -319,10 +319,7 @@ impl Client {
             doing: ask.doing.to_owned(),
             host: place.host.clone(),
             reason: format!("does not let this user {what} {}, status {status}{detail}", place.repository),
-            remedy: format!(
-                "check the name, or log in as a user who may: coracle registry login {}",
-                place.registry
-            ),
+            remedy: format!("check the name, or log in as a user who may: coracle registry login {}", place.registry),
         }
     }
 

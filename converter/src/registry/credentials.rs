@@ -101,7 +101,9 @@ fn read(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
     let mut text = String::new();
     let file = match fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(failed(error.to_string())),
     };
     file.take(FILE_MAX).read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
@@ -154,7 +156,8 @@ fn lookup(
         // Docker leaves an empty entry for what its store has; a store is asked for hosts alone.
         if name == host
             && let Some(helper) = document.get("credsStore").and_then(Value::as_str).filter(|helper| !helper.is_empty())
-            && let Some(credential) = helper::get(helper, &server(&found.map_or_else(|| name.to_owned(), |(key, _)| key)))?
+            && let Some(credential) =
+                helper::get(helper, &server(&found.map_or_else(|| name.to_owned(), |(key, _)| key)))?
         {
             return Ok(Some(credential));
         }
@@ -176,7 +179,9 @@ fn credential(auth: &Value, path: &Path, name: &str) -> Result<Option<Credential
         })?;
         return Ok(Some(Credential::Password(user.to_owned(), password.to_owned())));
     }
-    Ok(text("username").zip(text("password")).map(|(user, password)| Credential::Password(user.into(), password.into())))
+    Ok(text("username")
+        .zip(text("password"))
+        .map(|(user, password)| Credential::Password(user.into(), password.into())))
 }
 
 /// What the files have credentials for.
@@ -208,7 +213,9 @@ pub fn store(path: &Path, host: &str, credential: &Credential) -> Result<(), Err
     let mut document = read(path)?.unwrap_or_default();
     let entry = match credential {
         Credential::Password(user, password) => json!({ "auth": STANDARD.encode(format!("{user}:{password}")) }),
-        Credential::Identity(token) => json!({ "auth": STANDARD.encode(format!("{TOKEN_USER}:")), "identitytoken": token }),
+        Credential::Identity(token) => {
+            json!({ "auth": STANDARD.encode(format!("{TOKEN_USER}:")), "identitytoken": token })
+        }
     };
     let auths = document.entry("auths").or_insert_with(|| Value::Object(Map::new()));
     match auths.as_object_mut() {

@@ -77,7 +77,6 @@ impl State {
         let missing = self.pieces.iter().map(|piece| piece.end - piece.start - piece.done).sum::<u64>();
         if self.present || !self.pieces.is_empty() { size - missing.min(size) } else { 0 }
     }
-
 }
 
 /// What a connection is to do next.
@@ -317,7 +316,9 @@ impl Shared {
             let seen = {
                 let states = self.lock();
                 let pairs = states.iter().zip(&self.blobs);
-                pairs.map(|(state, blob)| (state.file.is_some(), state.present, state.received(blob.size))).collect::<Vec<_>>()
+                pairs
+                    .map(|(state, blob)| (state.file.is_some(), state.present, state.received(blob.size)))
+                    .collect::<Vec<_>>()
             };
             for (index, ((begun, present, received), told)) in seen.into_iter().zip(&mut told).enumerate() {
                 let Some(blob) = self.blobs.get(index).filter(|_| begun) else { continue };
@@ -439,7 +440,9 @@ mod tests {
 
     #[test]
     fn pieces_cover_a_blob_without_gaps() {
-        for (prefix, size, cut) in [(0, 0, false), (0, 5, false), (3, 5, false), (0, 7 * PIECE + 5, true), (PIECE + 1, 3 * PIECE, true)] {
+        for (prefix, size, cut) in
+            [(0, 0, false), (0, 5, false), (3, 5, false), (0, 7 * PIECE + 5, true), (PIECE + 1, 3 * PIECE, true)]
+        {
             let pieces = pieces(prefix, size, cut);
             assert_eq!(pieces.first().map(|piece| piece.start), Some(prefix));
             assert_eq!(pieces.last().map(|piece| piece.end), Some(size));

@@ -80,9 +80,8 @@ impl Client {
         let upload = |file: Payload<'_>, digest, size, from: Option<&str>| {
             Upload { client: self, place: &place, doing: &doing, digest, size, from }.run(file, advanced)
         };
-        let same_registry = |source: &&Reference| {
-            source.host() == reference.host() && source.repository() != reference.repository()
-        };
+        let same_registry =
+            |source: &&Reference| source.host() == reference.host() && source.repository() != reference.repository();
         let from = finished.source.as_ref().filter(same_registry).map(Reference::repository);
         let whole = Payload::Part(finished.file, 0, finished.size);
         let present = !upload(whole, finished.digest, finished.size, from)?;
@@ -98,7 +97,8 @@ impl Client {
         {
             let (media_type, size) = (MANIFEST_TYPE.to_owned(), content.len() as u64);
             let artifact_type = Some(ARTIFACT_TYPE.to_owned());
-            let link = Link { media_type, digest: digest.to_string(), size, artifact_type, annotations: BTreeMap::new() };
+            let link =
+                Link { media_type, digest: digest.to_string(), size, artifact_type, annotations: BTreeMap::new() };
             self.add_referrer(reference, &place, &subject.digest, link, &doing)?;
         }
         let attached = subject.map(|subject| subject.digest);

@@ -152,7 +152,9 @@ impl FromStr for Reference {
             Some((user, rest)) if rest.contains('#') && !user.contains(['/', ':']) => {
                 return Err(bad("it names a user: leave that out, and log in with coracle registry login"));
             }
-            Some((rest, digest)) => (rest, Some(digest.parse().map_err(|_| bad("after @ stands sha256: and 64 hexadecimal digits"))?)),
+            Some((rest, digest)) => {
+                (rest, Some(digest.parse().map_err(|_| bad("after @ stands sha256: and 64 hexadecimal digits"))?))
+            }
             None => (given, None),
         };
         let (host, rest) = match rest.split_once('#') {

@@ -64,7 +64,10 @@ impl Policy {
     fn of(&self, name: &str) -> &Requirement {
         let fitting = self.rules.iter().filter(|rule| covers(&rule.scope, name));
         // Of equal scopes the first counts.
-        fitting.rev().max_by_key(|rule| scope_length(&rule.scope)).map_or(&Requirement::Accept, |rule| &rule.requirement)
+        fitting
+            .rev()
+            .max_by_key(|rule| scope_length(&rule.scope))
+            .map_or(&Requirement::Accept, |rule| &rule.requirement)
     }
 }
 
@@ -208,7 +211,10 @@ fn judge(content: &[u8], reference: &Reference, digest: Digest, identity: Option
         return Ok(());
     }
     let wanted = identity.map_or_else(|| reference.name(), str::to_owned);
-    Err(format!("the signature is for the name {:?}, not for {wanted}: the policy can name it as identity", words(&name)))
+    Err(format!(
+        "the signature is for the name {:?}, not for {wanted}: the policy can name it as identity",
+        words(&name)
+    ))
 }
 
 /// A signed name without its tag, and with one host name for each registry.

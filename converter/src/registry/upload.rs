@@ -89,7 +89,8 @@ impl Upload<'_> {
         match answer.status().as_u16() {
             201 => Ok(None),
             202 => {
-                let least = answer.headers().get("oci-chunk-min-length").and_then(|value| value.to_str().ok()?.parse().ok());
+                let least =
+                    answer.headers().get("oci-chunk-min-length").and_then(|value| value.to_str().ok()?.parse().ok());
                 let piece = least.unwrap_or(PIECE).clamp(PIECE, PIECE_MAX);
                 Ok(Some((http::location(&uri, &answer).ok_or_else(|| self.no_place())?, piece)))
             }
