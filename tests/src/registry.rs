@@ -155,7 +155,7 @@ impl Registry {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
-        exchange(self.port, head.as_bytes(), body)
+        exchange(self.port, head.as_bytes(), body).unwrap()
     }
 
     /// Where it keeps its files.
@@ -173,17 +173,17 @@ impl Drop for Registry {
 }
 
 /// Sends a request that asks for the connection to be closed; head and body of the answer.
-fn exchange(port: u16, head: &[u8], body: &[u8]) -> (String, Vec<u8>) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(head).unwrap();
-    stream.write_all(body).unwrap();
+fn exchange(port: u16, head: &[u8], body: &[u8]) -> std::io::Result<(String, Vec<u8>)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(head)?;
+    stream.write_all(body)?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
+    stream.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap_or(answer.len());
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let body = answer.get(end + 4..).unwrap_or_default().to_vec();
     let chunked = header(&head, "transfer-encoding").is_some();
-    (head, if chunked { unchunk(&body) } else { body })
+    Ok((head, if chunked { unchunk(&body) } else { body }))
 }
 
 fn unchunk(mut body: &[u8]) -> Vec<u8> {
@@ -449,7 +449,7 @@ fn pass(upstream: u16, seen: &Seen, body: &[u8], stream: &mut TcpStream, fault: 
         !line.is_empty() && name != "connection" && !(drop_range && name == "range")
     };
     let head = seen.head.lines().filter(kept).collect::<Vec<_>>().join("\r\n") + "\r\nConnection: close\r\n\r\n";
-    let (head, mut body) = exchange(upstream, head.as_bytes(), body);
+    let (head, mut body) = exchange(upstream, head.as_bytes(), body)?;
     match fault {
         Some(Fault::Flip) => {
             let middle = body.len() / 2;

@@ -453,12 +453,13 @@ mod tests {
     #[test]
     fn only_what_has_no_gap_before_it_counts() {
         let mut state = State { pieces: pieces(0, 4 * PIECE, true), ..State::default() };
-        assert_eq!((state.pieces.len(), state.prefix(4 * PIECE)), (3, 0));
+        assert_eq!((state.pieces.len(), state.prefix(4 * PIECE)), (4, 0));
         state.pieces[1].done = PIECE;
         assert_eq!((state.prefix(4 * PIECE), state.received(4 * PIECE)), (0, PIECE));
         state.pieces[0].done = PIECE;
         assert_eq!(state.prefix(4 * PIECE), 2 * PIECE);
-        state.pieces[2].done = 2 * PIECE;
+        state.pieces[2].done = PIECE;
+        state.pieces[3].done = PIECE;
         assert_eq!(state.prefix(4 * PIECE), 4 * PIECE);
     }
 }

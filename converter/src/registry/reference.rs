@@ -60,12 +60,18 @@ impl Reference {
         format!("{}/{}", self.host, self.repository)
     }
 
+    /// As [`Reference::name`], but so that a host of one word, which only `#` can follow, is read as one again.
+    fn unambiguous(&self) -> String {
+        let joint = if means_host(&self.host) { '/' } else { '#' };
+        format!("{}{joint}{}", self.host, self.repository)
+    }
+
     /// The name under which an image made of it is known: with the tag when there is one, whether or not a digest
     /// pins it, so that pinning changes no bytes.
     pub(crate) fn recorded(&self) -> String {
         match (&self.tag, self.digest) {
-            (None, Some(digest)) => format!("{}@{digest}", self.name()),
-            (tag, _) => format!("{}:{}", self.name(), tag.as_deref().unwrap_or(DEFAULT_TAG)),
+            (None, Some(digest)) => format!("{}@{digest}", self.unambiguous()),
+            (tag, _) => format!("{}:{}", self.unambiguous(), tag.as_deref().unwrap_or(DEFAULT_TAG)),
         }
     }
 
@@ -199,7 +205,7 @@ impl FromStr for Reference {
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.host, self.repository)?;
+        f.write_str(&self.unambiguous())?;
         if let Some(tag) = &self.tag {
             write!(f, ":{tag}")?;
         }
@@ -225,7 +231,7 @@ mod tests {
             ("[::1]:5000/a", "[::1]:5000/a:latest"),
             ("nvcr.io/nvidia/cuda:12.4.1-base-ubuntu22.04", "nvcr.io/nvidia/cuda:12.4.1-base-ubuntu22.04"),
             ("nvcr.io#nvidia/cuda:1", "nvcr.io/nvidia/cuda:1"),
-            ("host#a__b--c.d", "host/a__b--c.d:latest"),
+            ("host#a__b--c.d", "host#a__b--c.d:latest"),
         ] {
             let reference: Reference = given.parse().unwrap();
             assert_eq!(reference.to_string(), full);
