@@ -239,6 +239,10 @@ fn registry_tokens_and_credential_helpers() {
     let asked = tokens.seen().split_off(asked);
     assert_eq!(asked.len(), 1, "one token for all requests of a scope: {asked:?}");
     assert!(asked[0].path.contains("scope=repository%3Atest%2Fcorner%3Apull"), "{}", asked[0].path);
+    // Writing wants another token.
+    let to = format!("oras://{host}/{NAME}:sqfs");
+    run(user.coracle(["push"]).arg(user.path("out/image.sqfs")).arg(&to)).success();
+    user.built(&to, &[]);
     fs::remove_file(user.path("out/image.sqfs")).unwrap();
     fs::write(&helper, "#!/bin/sh\necho 'the vault is sealed'\nexit 1\n").unwrap();
     user.refused(&source, &[], &["docker-credential-test", "the vault is sealed"]);
@@ -555,4 +559,51 @@ fn registry_proxies_of_the_environment_are_used_but_not_for_this_machine() {
     let finished =
         through("HTTPS_PROXY", &format!("http://{}", gate.host()), "docker://registry.invalid/a:1").exited(125);
     assert!(gate.seen().iter().any(|seen| seen.method == "CONNECT"), "{:?} {}", gate.seen(), finished.stderr);
+}
+
+#[test]
+fn registry_layers_that_may_not_be_distributed_come_from_their_publisher() {
+    registry_needs!();
+    let registry = Registry::plain();
+    let user = User::new();
+    let layout = Layout::new(&user.path("layout"), &[Tar::default().file("licensed", b"content").finish()]);
+    registry.fill(&layout.path, "latest", "foreign:1", None);
+    // The registry itself does not have it.
+    let publisher = Proxy::start(registry.port, |_| None);
+    let mut manifest = layout.manifest();
+    let digest = layout.layer_digest(0);
+    manifest["layers"][0]["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar".into();
+    let body = |urls: serde_json::Value| {
+        let mut manifest = manifest.clone();
+        manifest["layers"][0]["urls"] = urls;
+        manifest.to_string()
+    };
+    let front = |body: String| {
+        let digest = digest.clone();
+        Proxy::start(registry.port, move |seen| {
+            let typed = ("Content-Type".to_owned(), "application/vnd.oci.image.manifest.v1+json".to_owned());
+            if seen.path.contains("/manifests/") {
+                Some(Fault::Answer(200, vec![typed], body.clone()))
+            } else {
+                seen.path.contains(&digest).then(|| Fault::Answer(404, Vec::new(), String::new()))
+            }
+        })
+    };
+    let address = format!("http://{}/v2/foreign/blobs/{digest}", publisher.host());
+    let proxy = front(body(serde_json::json!(["ftp://x/y", address])));
+    user.built(&format!("docker://{}/foreign:1", proxy.host()), &[]);
+    assert!(publisher.seen().iter().any(|seen| seen.path.contains(&digest)));
+    fs::remove_file(user.path("out/image.sqfs")).unwrap();
+    let proxy = front(body(serde_json::json!(["file:///etc/passwd"])));
+    user.refused(&format!("docker://{}/foreign:1", proxy.host()), &[], &["no such blob"]);
+}
+
+#[test]
+fn registry_a_manifest_of_the_old_schema_is_refused_with_the_remedy() {
+    registry_needs!();
+    let old = Proxy::start(1, |_| {
+        let typed = ("Content-Type".to_owned(), "application/vnd.docker.distribution.manifest.v1+prettyjws".to_owned());
+        Some(Fault::Answer(200, vec![typed], r#"{"schemaVersion":1,"name":"old","tag":"1","fsLayers":[]}"#.into()))
+    });
+    User::new().refused(&format!("docker://{}/old:1", old.host()), &[], &["push the image again"]);
 }

@@ -12,7 +12,8 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use ureq::http::{Method, Uri, header};
+use std::time::{Duration, Instant};
+use ureq::http::{HeaderMap, Method, Uri, header};
 
 /// The kinds of manifests that are understood, or refused with a reason.
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -20,6 +21,8 @@ const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.o
                       application/vnd.docker.distribution.manifest.v2+json";
 /// The header by which a registry says what a tag means.
 const CONTENT_DIGEST: &str = "docker-content-digest";
+/// How long a document may take; a server that trickles would otherwise hold a job for hours.
+const DOCUMENT_TIME: Duration = Duration::from_secs(300);
 
 /// What a reference means at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,8 +122,13 @@ impl Client {
     pub fn resolve(&self, reference: &Reference) -> Result<Resolved, Error> {
         let doing = format!("look up {reference}");
         self.first(reference, |place| {
-            let answer = self.ask_manifest(place, Method::HEAD, &reference.selector(), &doing)?;
-            let text = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+            let headers = match self.ask_manifest(place, Method::HEAD, &reference.selector(), &doing) {
+                Ok(answer) => answer.headers().clone(),
+                // A server that has no such method.
+                Err(Error::Status { status: 405 | 501, .. }) => HeaderMap::new(),
+                Err(error) => return Err(error),
+            };
+            let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
             let digest = text(CONTENT_DIGEST).and_then(|digest| digest.parse().ok());
             match digest {
                 Some(digest) if reference.digest().is_none_or(|asked| asked == digest) => {
@@ -181,8 +189,7 @@ impl Client {
             let (doing, host) = (doing.to_owned(), place.host.clone());
             return Err(Error::Digest { doing, host, expected, found: digest });
         }
-        let media_type = own_media_type(&content).or(header).unwrap_or_default();
-        Ok(Manifest { media_type: bare(&media_type).to_owned(), content, digest })
+        Ok(Manifest { media_type: media_type(&content, header), content, digest })
     }
 
     /// A small blob, verified.
@@ -373,14 +380,24 @@ fn bare(media_type: &str) -> &str {
     media_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// What a manifest says that it is.
-fn own_media_type(content: &[u8]) -> Option<String> {
+/// What a manifest says that it is; OCI lets it be silent, and then what it holds tells where the server does not.
+fn media_type(content: &[u8], header: Option<String>) -> String {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Typed {
         media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+        config: Option<serde::de::IgnoredAny>,
     }
-    serde_json::from_slice::<Typed>(content).ok()?.media_type.filter(|media_type| !media_type.is_empty())
+    let typed = serde_json::from_slice::<Typed>(content).ok();
+    let own = typed.as_ref().and_then(|typed| typed.media_type.clone()).filter(|own| !own.is_empty());
+    let header = header.filter(|header| ACCEPT.contains(bare(header)) || header.contains("manifest.v1"));
+    let held = typed.and_then(|typed| match (typed.manifests, typed.config) {
+        (Some(_), None) => Some("application/vnd.oci.image.index.v1+json".to_owned()),
+        (None, Some(_)) => Some("application/vnd.oci.image.manifest.v1+json".to_owned()),
+        _ => None,
+    });
+    bare(&own.or(header).or(held).unwrap_or_default()).to_owned()
 }
 
 /// A body of at most `max` bytes.
@@ -388,11 +405,46 @@ pub(super) fn read_bounded(answer: Response, max: u64, place: &Place, doing: &st
     let (doing, host) = (doing.to_owned(), place.host.clone());
     let mut content = Vec::new();
     let mut reader = answer.into_body().into_with_config().limit(u64::MAX).reader().take(max + 1);
-    if let Err(error) = reader.read_to_end(&mut content) {
-        return Err(Error::Unreachable { doing, host, cause: error.to_string() });
+    let until = Instant::now() + DOCUMENT_TIME;
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => content.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::Unreachable { doing, host, cause: error.to_string() }),
+        }
+        if Instant::now() >= until {
+            return Err(Error::Unreachable { doing, host, cause: "a small document takes more than 5 minutes".into() });
+        }
     }
     if content.len() as u64 > max {
         return Err(Error::Protocol { doing, host, reason: format!("a document of more than {max} bytes") });
     }
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_told_by_itself_its_server_or_what_it_holds() {
+        let index = "application/vnd.oci.image.index.v1+json";
+        let own = br#"{"mediaType":"application/vnd.docker.distribution.manifest.v2+json"}"#;
+        assert_eq!(media_type(own, Some(index.into())), "application/vnd.docker.distribution.manifest.v2+json");
+        assert_eq!(media_type(b"{}", Some(format!("{index}; charset=utf-8"))), index);
+        assert_eq!(media_type(br#"{"manifests":[]}"#, Some("text/plain".into())), index);
+        assert_eq!(media_type(br#"{"config":{}}"#, None), "application/vnd.oci.image.manifest.v1+json");
+        let old = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+        assert_eq!(media_type(b"{}", Some(old.into())), old);
+        assert_eq!(media_type(b"no json", None), "");
+    }
+
+    #[test]
+    fn a_client_shows_no_secrets() {
+        let client = Client::default();
+        client.authorizations.lock().unwrap().insert(("h".into(), "s".into()), "Basic c2VjcmV0".into());
+        assert!(!format!("{client:?}").contains("c2VjcmV0"));
+    }
 }

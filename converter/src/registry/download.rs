@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Bytes of a piece. Blobs of up to two are not cut.
 const PIECE: u64 = 16 << 20;
+/// Most pieces of a blob, whatever size its manifest claims.
+const PIECES_MAX: u64 = 4096;
 /// Bytes read from a connection at a time.
 const READ: usize = 256 << 10;
 /// Between two looks at how far downloads are.
@@ -345,11 +347,12 @@ impl Shared {
 
 /// What a blob is fetched in.
 fn pieces(prefix: u64, size: u64, cut: bool) -> Vec<Piece> {
+    let piece = PIECE.max(size.div_ceil(PIECES_MAX));
     let mut pieces = Vec::new();
     let mut start = prefix;
     loop {
         // The last piece takes what is too short for one of its own.
-        let end = if cut && size - start >= 2 * PIECE { start + PIECE } else { size };
+        let end = if cut && (size - start) / 2 >= piece { start + piece } else { size };
         pieces.push(Piece { start, end, done: 0, taken: false });
         start = end;
         if start >= size {
@@ -448,6 +451,11 @@ mod tests {
             assert_eq!(pieces.last().map(|piece| piece.end), Some(size));
             assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].start < pair[0].end));
         }
+    }
+
+    #[test]
+    fn a_size_that_no_blob_has_makes_no_long_list() {
+        assert!(pieces(0, u64::MAX, true).len() as u64 <= PIECES_MAX);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::error::{Error, words};
 use serde::Deserialize;
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,10 +55,12 @@ fn run(program: &str, server: &str) -> io::Result<(bool, Vec<u8>)> {
         let _ = stdin.write_all(server.as_bytes());
     }
     let stdout = child.stdout.take();
-    let reader = thread::Builder::new().name("credential-helper".into()).spawn(move || {
+    let (tell, hear) = mpsc::channel();
+    thread::Builder::new().name("credential-helper".into()).spawn(move || {
         let mut output = Vec::new();
         let read = stdout.map(|stdout| stdout.take(OUTPUT_MAX).read_to_end(&mut output));
-        read.transpose().map(|_| output)
+        // Nobody listens any more when it took too long.
+        let _ = tell.send(read.transpose().map(|_| output));
     })?;
     let until = Instant::now() + LIMIT;
     let status = loop {
@@ -71,6 +74,7 @@ fn run(program: &str, server: &str) -> io::Result<(bool, Vec<u8>)> {
         }
         thread::sleep(Duration::from_millis(5));
     };
-    let output = reader.join().map_err(|_| io::Error::other("its output cannot be read"))??;
-    Ok((status.success(), output))
+    // What it started may hold its output open.
+    let output = hear.recv_timeout(LIMIT).map_err(|_| io::Error::other("its output does not end"))?;
+    Ok((status.success(), output?))
 }
