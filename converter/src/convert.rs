@@ -1,6 +1,7 @@
 //! The whole conversion: source in, one squashfs file out.
 
 use crate::arrange::Arranger;
+use crate::artifact;
 use crate::build;
 use crate::digest::Digest;
 use crate::directory;
@@ -12,6 +13,7 @@ use crate::layers;
 use crate::options::{Event, Options, Progress, Report};
 use crate::output::Output;
 use crate::profile::ProfileFile;
+use crate::registry::Artifact;
 use crate::repack::Packed;
 use crate::sink::DataSink;
 use crate::source::{Found, Image, Source, resolve};
@@ -35,7 +37,7 @@ pub fn convert(source: &Source, output: &Path, options: &Options, progress: &dyn
 
 /// A source that is there: the first half of a conversion, after which it is known what would be converted.
 pub struct Opened<'s> {
-    input: Input<'s>,
+    what: What<'s>,
 }
 
 /// What a source was found to be.
@@ -48,13 +50,20 @@ pub enum Input<'s> {
     Squashfs(Box<Packed>, Option<ProfileFile>),
 }
 
+enum What<'s> {
+    /// It is converted.
+    Input(Input<'s>),
+    /// A finished image in a registry, which is fetched as it is.
+    Finished(Box<Artifact>),
+}
+
 impl<'s> Input<'s> {
     /// Finds the source.
     ///
     /// # Errors
     /// When it is not of its form, or not there.
     pub fn open(source: &'s Source, options: &Options) -> Result<Self, Error> {
-        Ok(match resolve(source, &options.architecture)? {
+        Ok(match resolve(source, options)? {
             Found::Image(image) => Self::Layers(source, image),
             Found::Directory(dir) => Self::Directory(dir),
             Found::Squashfs(file, offset) => {
@@ -73,12 +82,35 @@ impl<'s> Opened<'s> {
     /// # Errors
     /// When the source is not of its form, or has no such image.
     pub fn open(source: &'s Source, options: &Options) -> Result<Self, Error> {
-        Input::open(source, options).map(|input| Self { input })
+        let finished = match source {
+            Source::Artifact { reference } => Some(options.registry.artifact(reference)?),
+            // When there is none, or the question fails, there is still the image itself, which the same policy judges.
+            Source::Registry { reference } if options.take_finished => {
+                artifact::find_squashfs(reference, options).ok().flatten()
+            }
+            _ => None,
+        };
+        let what = match finished {
+            Some(artifact) => What::Finished(Box::new(artifact)),
+            None => What::Input(Input::open(source, options)?),
+        };
+        Ok(Self { what })
     }
 
     /// Digest of the manifest; none for what is no OCI image, and for archives that do not hold one.
     pub fn manifest_digest(&self) -> Option<Digest> {
-        self.image()?.manifest.as_deref().map(Digest::of)
+        match &self.what {
+            What::Finished(artifact) => artifact.subject,
+            What::Input(_) => self.image()?.manifest.as_deref().map(Digest::of),
+        }
+    }
+
+    /// Digest of the image file itself, when it is there already and only has to be fetched.
+    pub fn content_digest(&self) -> Option<Digest> {
+        match &self.what {
+            What::Finished(artifact) => Some(artifact.blob),
+            What::Input(_) => None,
+        }
     }
 
     /// Digest of the image config.
@@ -93,7 +125,10 @@ impl<'s> Opened<'s> {
 
     /// Bytes that the converted image will hardly stay below; 0 when nothing can be said.
     pub fn least_bytes(&self) -> u64 {
-        self.image().map_or(0, |image| image.layers.iter().map(Layer::least_bytes).sum())
+        match &self.what {
+            What::Finished(artifact) => artifact.size,
+            What::Input(_) => self.image().map_or(0, |image| image.layers.iter().map(Layer::least_bytes).sum()),
+        }
     }
 
     /// Converts into `output`, which the caller publishes.
@@ -101,16 +136,19 @@ impl<'s> Opened<'s> {
     /// # Errors
     /// When the source is damaged, or the output cannot be written.
     pub fn write(&self, output: &Output, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
-        write(&self.input, output, options, progress).map_err(|error| match error {
-            Error::Sink(source) => Error::Write { path: output.path().into(), source },
-            other => other,
-        })
+        match &self.what {
+            What::Finished(artifact) => artifact::fetch(artifact, output, options, progress),
+            What::Input(input) => write(input, output, options, progress).map_err(|error| match error {
+                Error::Sink(source) => Error::Write { path: output.path().into(), source },
+                other => other,
+            }),
+        }
     }
 
     fn image(&self) -> Option<&Image> {
-        match &self.input {
-            Input::Layers(_, image) => Some(image),
-            Input::Directory(_) | Input::Squashfs(..) => None,
+        match &self.what {
+            What::Input(Input::Layers(_, image)) => Some(image),
+            _ => None,
         }
     }
 }
@@ -168,7 +206,13 @@ impl Input<'_> {
     ) -> Result<(FileTree<S::Id>, Report), Error> {
         let touched = self.profile(options).map(ProfileFile::profile);
         let (mut tree, counts) = match self {
-            Input::Layers(_, image) => layers::flatten(&image.layers, image.whiteouts, sink, options, progress)?,
+            Input::Layers(_, image) => {
+                let mut flatten = || layers::flatten(&image.layers, image.whiteouts, sink, options, progress);
+                match &image.downloads {
+                    Some(downloads) => downloads.watch(progress, flatten)??,
+                    None => flatten()?,
+                }
+            }
             Input::Directory(dir) => directory::walk(dir, output, sink, options, progress)?,
             Input::Squashfs(packed, _) => packed.walk(touched, sink, options, progress)?,
         };

@@ -1,7 +1,7 @@
 //! What can go wrong in a conversion. As usual, an error's text leaves its `source()` to whoever prints the chain.
 
 use crate::digest::Digest;
-use crate::{flatten, profile, sif, tar, text::Name};
+use crate::{flatten, profile, registry, sif, tar, text::Name};
 use coracle_squashfs::{reader, writer};
 use std::fmt;
 use std::io;
@@ -14,11 +14,21 @@ use thiserror::Error;
 pub enum Error {
     /// A source that follows none of the known forms.
     #[error(
-        "cannot tell what {given:?} is: use oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG], \
-         docker-daemon:NAME[:TAG], containers-storage:NAME, tar:FILE, dir:DIR, squashfs:FILE, sif:FILE, or a path alone"
+        "cannot tell what {given:?} is: use docker://NAME[:TAG], oras://NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE[:TAG], \
+         docker-archive:FILE[:NAME:TAG], docker-daemon:NAME[:TAG], containers-storage:NAME, tar:FILE, dir:DIR, squashfs:FILE, \
+         sif:FILE, or a path alone"
     )]
     SourceForm {
         /// As given.
+        given: String,
+    },
+    /// A registry did not give or take what it should.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// A finished image where layers or files are needed.
+    #[error("cannot unpack {given} from its registry: fetch the file first: coracle pull -o FILE {given}")]
+    Finished {
+        /// The source.
         given: String,
     },
     /// A file of the source or output could not be used.
@@ -396,6 +406,11 @@ fn at_least(found: u64, expected: u64) -> String {
 
 fn first_sign(noticed: &Option<Box<Error>>) -> String {
     noticed.as_ref().map(|error| format!("; first sign: {}", Chain(error))).unwrap_or_default()
+}
+
+/// An error with its sources, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    Chain(error).to_string()
 }
 
 /// An error with its sources, for a message inside another.

@@ -32,6 +32,9 @@ pub trait Blob: Send + Sync {
     fn packing(&self) -> Option<Packing> {
         None
     }
+
+    /// It was read to its end, and has the digest and size that it should have, or has not.
+    fn judged(&self, _genuine: bool) {}
 }
 
 /// A layer and what its image says about it.
@@ -217,13 +220,19 @@ impl Decoder<'_> {
             && (outcome.is_ok() || layer.digest.is_some())
             && found != expected
         {
+            layer.blob.judged(false);
             return Err(Error::BlobSize { what: layer.name.clone(), expected, found });
         }
         match digest {
             Some(found) if layer.digest != Some(found) => {
+                layer.blob.judged(false);
                 Err(Error::BlobDigest { what: layer.name.clone(), found, noticed: outcome.err().map(Box::new) })
             }
-            _ => outcome,
+            Some(_) => {
+                layer.blob.judged(true);
+                outcome
+            }
+            None => outcome,
         }
     }
 

@@ -6,6 +6,7 @@
 //! The [`store`] keeps images for all who share a directory. A [`profile`] has the files that a program reads laid out together.
 
 mod arrange;
+mod artifact;
 mod build;
 mod convert;
 mod digest;
@@ -19,6 +20,7 @@ mod options;
 mod out;
 pub mod output;
 pub mod profile;
+pub mod registry;
 mod repack;
 pub mod sif;
 mod sink;
@@ -32,6 +34,7 @@ mod text;
 #[path = "../tests/support/tar.rs"]
 mod test_tar;
 
+pub use artifact::{find_squashfs, push};
 pub use convert::{Opened, convert};
 pub use digest::{Digest, InvalidDigest};
 pub use error::Error;

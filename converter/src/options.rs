@@ -3,9 +3,12 @@
 use crate::digest::Digest;
 use crate::flatten::Counts;
 use crate::profile::ProfileFile;
+use crate::registry::Client;
 use coracle_squashfs::compress::Compression;
 use coracle_squashfs::writer::WriterOptions;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How an image is converted.
 #[derive(Clone, Debug)]
@@ -18,7 +21,8 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// Replace an output file that exists.
     pub force: bool,
-    /// Architecture to take from an index of several, in Go's spelling (`amd64`, `arm64`).
+    /// Architecture to take from an index of several, in Go's spelling (`amd64`, `arm64`), perhaps with a
+    /// variant (`arm/v7`).
     pub architecture: String,
     /// Most paths of the image; bounds the memory of the tree.
     pub max_entries: u64,
@@ -27,6 +31,14 @@ pub struct Options {
     /// Lays the files that it names out together, in its order, and becomes a part of the image. Without one, a
     /// squashfs image as the source keeps its own.
     pub profile: Option<ProfileFile>,
+    /// Fetches from registries.
+    pub registry: Arc<Client>,
+    /// Directory in which blobs of registries are kept, and found. Without one a blob comes over one connection while
+    /// it is read, and nothing of it is written to disk.
+    pub blob_cache: Option<PathBuf>,
+    /// Whether an image in a registry may be had as the finished file that somebody made of it, if its repository has one.
+    /// The settings above are then those of whoever made it.
+    pub take_finished: bool,
 }
 
 impl Default for Options {
@@ -41,6 +53,9 @@ impl Default for Options {
             max_entries: 8 << 20,
             max_layer_bytes: 2 << 40,
             profile: None,
+            registry: Arc::default(),
+            blob_cache: None,
+            take_finished: false,
         }
     }
 }
@@ -81,6 +96,32 @@ pub enum Event<'a> {
     /// A layer has been read and verified.
     LayerFinished {
         /// As in [`Event::LayerStarted`].
+        index: usize,
+    },
+    /// A blob is being downloaded into the cache of blobs, or was found there. Several come at the same time, in the order
+    /// in which layers are read, each blob once.
+    DownloadStarted {
+        /// Number of blobs begun before.
+        index: usize,
+        /// Number of blobs.
+        total: usize,
+        /// Its digest.
+        digest: Digest,
+        /// Its size.
+        bytes: u64,
+        /// Found in the cache, complete.
+        present: bool,
+    },
+    /// So many more bytes of a blob are there; at first those that an earlier download has left.
+    Downloaded {
+        /// As in [`Event::DownloadStarted`].
+        index: usize,
+        /// More than before.
+        bytes: u64,
+    },
+    /// All bytes of a blob are there.
+    DownloadFinished {
+        /// As in [`Event::DownloadStarted`].
         index: usize,
     },
     /// A directory is being walked.

@@ -6,13 +6,19 @@ mod docker;
 mod export;
 mod layout;
 mod oci;
+mod remote;
 mod stream;
+
+pub use remote::pick;
 
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::layer::{Blob, Layer, Packing};
+use crate::options::Options;
+use crate::registry::{self, Downloads, Reference};
 use crate::sif;
 use export::Export;
+use oci_spec::image::Descriptor;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -28,6 +34,16 @@ pub const DOCUMENT_MAX: u64 = 8 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
+    /// An image in a registry.
+    Registry {
+        /// Its name.
+        reference: Reference,
+    },
+    /// A finished squashfs or SIF file in a registry, which is not converted.
+    Artifact {
+        /// Its name.
+        reference: Reference,
+    },
     /// An OCI image layout.
     OciLayout {
         /// Its directory.
@@ -86,12 +102,19 @@ pub enum Source {
 impl FromStr for Source {
     type Err = Error;
 
-    /// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`, `docker-daemon:NAME[:TAG]`,
-    /// `containers-storage:NAME`, `tar:FILE`, `dir:DIR`, `squashfs:FILE` or `sif:FILE`. As in other tools the first colon after
-    /// the file ends it, and a tag may have more of them; `@sha256:…` may stand in place of a tag, and `:@N` for the image
-    /// with that number, from 0.
+    /// `docker://[HOST[:PORT]/]NAME[:TAG][@DIGEST]`, `oras://` likewise, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `docker-archive:FILE[:NAME:TAG]`, `docker-daemon:NAME[:TAG]`, `containers-storage:NAME`, `tar:FILE`, `dir:DIR`,
+    /// `squashfs:FILE` or `sif:FILE`. As in other tools the first colon after the file ends it, and a tag may have more of
+    /// them; `@sha256:…` may stand in place of a tag, and `:@N` for the image with that number, from 0.
     fn from_str(given: &str) -> Result<Self, Self::Err> {
         let form_error = || Error::SourceForm { given: given.to_owned() };
+        let named = |name: &str| name.parse::<Reference>().map_err(Error::from);
+        if let Some(name) = given.strip_prefix("docker://") {
+            return Ok(Self::Registry { reference: named(name)? });
+        }
+        if let Some(name) = given.strip_prefix("oras://") {
+            return Ok(Self::Artifact { reference: named(name)? });
+        }
         let (form, rest) = given.split_once(':').ok_or_else(form_error)?;
         let (path, reference) = match (rest.split_once("@sha256:"), rest.split_once(':')) {
             (Some((path, hex)), _) if !path.contains(':') => (path, Some(format!("sha256:{hex}"))),
@@ -120,9 +143,34 @@ impl FromStr for Source {
     }
 }
 
+impl Source {
+    /// The digest of the manifest or index that a source in a registry means at the moment; `None` for any other. One
+    /// request, usually. With [`Source::pinned`] a conversion takes that and no other.
+    ///
+    /// # Errors
+    /// When no registry has it, or none answers.
+    pub fn resolve(&self, client: &registry::Client) -> Result<Option<Digest>, Error> {
+        match self {
+            Self::Registry { reference } | Self::Artifact { reference } => Ok(Some(client.resolve(reference)?.digest)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same source in a registry, at this digest and no other; any other source as it is.
+    pub fn pinned(&self, digest: Digest) -> Self {
+        match self {
+            Self::Registry { reference } => Self::Registry { reference: reference.pinned(digest) },
+            Self::Artifact { reference } => Self::Artifact { reference: reference.pinned(digest) },
+            other => other.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (form, path, reference) = match self {
+            Self::Registry { reference } => return write!(f, "docker://{reference}"),
+            Self::Artifact { reference } => return write!(f, "oras://{reference}"),
             Self::OciLayout { dir, reference } => ("oci", dir, reference.as_deref()),
             Self::OciArchive { file, reference } => ("oci-archive", file, reference.as_deref()),
             Self::DockerArchive { file, reference } => ("docker-archive", file, reference.as_deref()),
@@ -158,6 +206,8 @@ pub struct Image {
     pub layers: Vec<Layer>,
     /// Whether names like `.wh.x` are white-outs.
     pub whiteouts: bool,
+    /// What fetches the layers, as long as this is there.
+    pub downloads: Option<Downloads>,
 }
 
 /// What a source was found to hold.
@@ -175,8 +225,12 @@ pub enum Found<'s> {
 ///
 /// # Errors
 /// When the source is not of its form, or has no such image.
-pub fn resolve<'s>(source: &'s Source, architecture: &str) -> Result<Found<'s>, Error> {
+pub fn resolve<'s>(source: &'s Source, options: &Options) -> Result<Found<'s>, Error> {
+    let architecture = &options.architecture;
     Ok(Found::Image(match source {
+        Source::Registry { reference } => remote::resolve(reference, options)?,
+        // What is finished has no layers.
+        Source::Artifact { .. } => return Err(Error::Finished { given: source.to_string() }),
         Source::OciLayout { dir, reference } => {
             let store = layout::Directory::open(dir)?;
             oci::resolve(&store, reference.as_deref(), architecture)?
@@ -230,6 +284,7 @@ fn plain_tar(file: &Path) -> Result<Image, Error> {
         architecture: None,
         layers: vec![layer],
         whiteouts: false,
+        downloads: None,
     })
 }
 
@@ -241,6 +296,25 @@ trait Store {
     fn document(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
     /// A blob by name, or `None` when there is none.
     fn blob(&self, name: &str) -> Result<Option<StoredBlob>, Error>;
+
+    /// A manifest, index or config by digest; not verified yet.
+    fn content(&self, _: Content, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        self.document(&blob_name(digest))
+    }
+
+    /// A layer by what its manifest says of it.
+    fn layer(&self, _: &Descriptor, digest: &Digest) -> Result<Option<StoredBlob>, Error> {
+        self.blob(&blob_name(digest))
+    }
+}
+
+/// What a document is to an image: registries keep them in different places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// A manifest, or an index of several.
+    Manifest,
+    /// An image config.
+    Config,
 }
 
 /// A blob of a [`Store`].

@@ -20,15 +20,18 @@ use super::{print, progress, settings};
 pub(super) fn build(arguments: &Build) -> anyhow::Result<()> {
     let Build { output, source, force, sandbox, format, conversion, showing } = arguments;
     let format = if *sandbox { Format::Sandbox } else { *format };
-    told(showing, || to_file(output, source, *force, format, conversion, showing))
+    told(showing, || to_file(output, source, false, *force, format, conversion, showing))
 }
 
 /// Converts into the store, or into a file when there is one to make.
 pub(super) fn pull(arguments: &PullArguments) -> anyhow::Result<()> {
-    let PullArguments { source, name, output, force, conversion, showing } = arguments;
+    let PullArguments { source, name, output, force, convert, conversion, showing } = arguments;
+    // What was made elsewhere follows none of these.
+    let Conversion { compression, block_size, profile, .. } = conversion;
+    let take_finished = !convert && compression.is_none() && block_size.is_none() && profile.is_none();
     told(showing, || match output {
-        Some(output) => to_file(output, source, *force, Format::Squashfs, conversion, showing),
-        None => to_store(source, name.as_deref(), conversion, showing),
+        Some(output) => to_file(output, source, take_finished, *force, Format::Squashfs, conversion, showing),
+        None => to_store(source, name.as_deref(), take_finished, conversion, showing),
     })
 }
 
@@ -44,13 +47,15 @@ fn told(showing: &Showing, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow:
 fn to_file(
     output: &Path,
     given: &str,
+    take_finished: bool,
     force: bool,
     format: Format,
     conversion: &Conversion,
     showing: &Showing,
 ) -> anyhow::Result<()> {
     let source = source(given)?;
-    let options = Options { force, ..options(conversion)? };
+    refuse_unused(conversion, &source)?;
+    let options = Options { force, take_finished, ..options(conversion, &source)? };
     let start = Instant::now();
     let shown = progress::start(showing);
     let report = match format {
@@ -77,10 +82,18 @@ fn to_file(
     Ok(())
 }
 
-fn to_store(given: &str, name: Option<&str>, conversion: &Conversion, showing: &Showing) -> anyhow::Result<()> {
+fn to_store(
+    given: &str,
+    name: Option<&str>,
+    take_finished: bool,
+    conversion: &Conversion,
+    showing: &Showing,
+) -> anyhow::Result<()> {
     let store = stored::open(&settings()?.store)?;
     let source = source(given)?;
-    let options = options(conversion)?;
+    refuse_unused(conversion, &source)?;
+    let mut options = Options { take_finished, ..options(conversion, &source)? };
+    options.blob_cache.get_or_insert_with(|| store.blobs_dir());
     let start = Instant::now();
     let shown = progress::start(showing);
     let pulled = store.pull(&source, name, &options, &*shown);
@@ -102,13 +115,35 @@ fn to_store(given: &str, name: Option<&str>, conversion: &Conversion, showing: &
     Ok(())
 }
 
-fn options(conversion: &Conversion) -> anyhow::Result<Options> {
+fn options(conversion: &Conversion, source: &Source) -> anyhow::Result<Options> {
     let mut options = Options::default();
     options.compression = conversion.compression.unwrap_or(options.compression);
     options.block_size = conversion.block_size.unwrap_or(options.block_size);
     options.threads = conversion.threads.unwrap_or(options.threads);
     options.profile = conversion.profile.as_deref().map(ProfileFile::load).transpose()?;
+    if let Some(architecture) = conversion.fetch.arch.as_ref().or(conversion.fetch.platform.as_ref()) {
+        options.architecture.clone_from(architecture);
+    }
+    options.blob_cache.clone_from(&conversion.fetch.blob_cache);
+    if matches!(source, Source::Registry { .. } | Source::Artifact { .. }) {
+        options.registry = super::registry::client()?;
+    }
     Ok(options)
+}
+
+/// A finished image comes as it is, so settings for packing would be without effect.
+fn refuse_unused(conversion: &Conversion, source: &Source) -> anyhow::Result<()> {
+    let packing = [
+        ("--compression", conversion.compression.is_some()),
+        ("--block-size", conversion.block_size.is_some()),
+        ("--profile", conversion.profile.is_some()),
+    ];
+    match packing.iter().find(|(_, given)| *given) {
+        Some((option, _)) if matches!(source, Source::Artifact { .. }) => bail!(
+            "cannot use {option} for {source}, which is fetched as it is: fetch it, then build another from the file"
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// How an OCI archive's layer is compressed.

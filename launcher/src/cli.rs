@@ -11,15 +11,16 @@ use crate::options::{Home, Options, Verb};
 
 pub mod parse;
 pub mod quick;
+pub mod registry;
 mod store;
 pub mod units;
 
 pub use store::{Build, Conversion, Format, Images, Prune, Pull, PullArguments, Remove, Showing};
 
 /// The forms of a source, as help shows them.
-const SOURCES: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG], docker-daemon:NAME[:TAG], \
-                       containers-storage:NAME, tar:FILE, dir:DIR, squashfs:FILE, sif:FILE, or a path alone, which is told \
-                       by what it holds";
+const SOURCES: &str = "docker://NAME[:TAG], oras://NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE[:TAG], \
+                       docker-archive:FILE[:TAG], docker-daemon:NAME[:TAG], containers-storage:NAME, tar:FILE, dir:DIR, \
+                       squashfs:FILE, sif:FILE, or a path alone, which is told by what it holds";
 
 /// Runs container images on HPC clusters, without root.
 #[derive(Debug, Parser)]
@@ -60,6 +61,12 @@ pub enum Command {
     /// The source is looked at anew. What run, exec and shell find stored they do not pull again.
     #[command(override_usage = "coracle pull [OPTIONS] SOURCE [NAME]")]
     Pull(PullArguments),
+    /// Store a finished image file in a registry
+    ///
+    /// Where the same repository has the container image that the file was made of, the file is linked to it.
+    Push(registry::Push),
+    /// Log in to registries and out
+    Registry(registry::Registry),
     /// List the stored images
     Images(Images),
     /// Remove stored images by name

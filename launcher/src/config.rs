@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+mod registry;
+
+pub use registry::Registry;
+
 /// The site's directory.
 const SITE: &str = "/etc/coracle";
 /// In the site's directory and in the user's.
@@ -43,6 +47,8 @@ pub struct Config {
     pub session: Session,
     /// `[store]`
     pub store: Store,
+    /// `[registry]`
+    pub registry: Registry,
 }
 
 /// Where images are kept.
@@ -96,8 +102,9 @@ impl Config {
         let mut config = Self::default();
         let mut files = vec![site.join(FILE)];
         files.extend(drop_ins(&site.join("conf.d"))?);
+        let of_site = files.len();
         files.extend(home.map(|home| home.join(".config/coracle").join(FILE)));
-        for path in files {
+        for (number, path) in files.into_iter().enumerate() {
             let text = match fs::read_to_string(&path) {
                 Ok(text) => text,
                 Err(cause) if is_absent(&cause) => continue,
@@ -112,6 +119,7 @@ impl Config {
                 max_size: later.store.max_size.or(config.store.max_size),
                 lease_seconds: later.store.lease_seconds.or(config.store.lease_seconds),
             };
+            config.registry.merge(later.registry, number >= of_site);
         }
         Ok(config)
     }

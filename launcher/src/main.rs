@@ -7,6 +7,7 @@ mod images;
 mod launch;
 mod progress;
 mod record;
+mod registry;
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -97,6 +98,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Session(session) => launch::sessions(&session.command),
         Command::Build(arguments) => build::build(&arguments).map(|()| Exit::Success),
         Command::Pull(arguments) => build::pull(&arguments).map(|()| Exit::Success),
+        Command::Push(arguments) => registry::push(&arguments).map(|()| Exit::Success),
+        Command::Registry(arguments) => registry::registry(&arguments.command),
         Command::Images(arguments) => images::list(&arguments),
         Command::Rmi(arguments) => images::remove(&arguments),
         Command::Prune(arguments) => images::prune(&arguments),

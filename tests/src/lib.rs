@@ -13,4 +13,5 @@ pub mod fixtures;
 pub mod layout;
 pub mod needs;
 pub mod process;
+pub mod registry;
 pub mod tree;

@@ -66,6 +66,7 @@ pub fn resolve(archive: &Archive, reference: Option<&str>, architecture: &str) -
         architecture: parsed.architecture,
         layers,
         whiteouts: true,
+        downloads: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! From an image layout's index to one image: reference, platform, manifest, config, layers.
 
-use super::{Image, Store, StoredBlob, blob_name};
+use super::{Content, Image, Store, StoredBlob, blob_name};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::layer::Layer;
@@ -73,6 +73,16 @@ pub fn resolve(store: &dyn Store, reference: Option<&str>, architecture: &str) -
     let index = store.document("index.json")?.ok_or_else(|| missing("index.json"))?;
     let index: ImageIndex = json(&index, "index.json")?;
     let (descriptor, name) = by_reference(store, index.manifests(), reference, architecture)?;
+    follow(store, descriptor, architecture, name)
+}
+
+/// The image that a descriptor leads to.
+pub fn follow(
+    store: &dyn Store,
+    descriptor: &Descriptor,
+    architecture: &str,
+    name: Option<String>,
+) -> Result<Image, Error> {
     let (content, manifest) = descend(store, descriptor, architecture)?;
     image(store, content, &manifest, name)
 }
@@ -130,14 +140,22 @@ fn is_attestation(descriptor: &Descriptor) -> bool {
         || descriptor.platform().as_ref().is_some_and(|platform| platform.os().to_string() == "unknown")
 }
 
-/// The best of several descriptors for Linux on an architecture.
+/// The best of several descriptors for Linux on an architecture, which may have a variant behind a `/`.
 fn by_platform<'a>(
     all: impl Iterator<Item = &'a Descriptor> + Clone,
     architecture: &str,
 ) -> Result<&'a Descriptor, Error> {
+    let (name, wanted) = match architecture.split_once('/') {
+        Some((name, variant)) => (name, Some(variant)),
+        None => (architecture, None),
+    };
     let fits = |one: &&Descriptor| {
         one.platform().as_ref().is_some_and(|platform| {
-            platform.os().to_string() == "linux" && platform.architecture().to_string() == architecture
+            // 64-bit ARM is v8 where nothing else is said.
+            let variant = platform.variant().as_deref().or((name == "arm64").then_some("v8"));
+            platform.os().to_string() == "linux"
+                && platform.architecture().to_string() == name
+                && (wanted.is_none() || variant == wanted)
         })
     };
     // Without a variant the image runs on every machine of the architecture; else the lowest is likeliest to.
@@ -160,7 +178,7 @@ fn by_platform<'a>(
 }
 
 /// Follows nested indexes down to a manifest.
-fn descend(store: &dyn Store, from: &Descriptor, architecture: &str) -> Result<(Vec<u8>, ImageManifest), Error> {
+pub fn descend(store: &dyn Store, from: &Descriptor, architecture: &str) -> Result<(Vec<u8>, ImageManifest), Error> {
     let mut descriptor = from.clone();
     for _ in 0..NESTED_MAX {
         let media_type = descriptor.media_type().to_string();
@@ -178,7 +196,7 @@ fn descend(store: &dyn Store, from: &Descriptor, architecture: &str) -> Result<(
             });
         }
         let what = if index { "index" } else { "manifest" };
-        let content = blob_document(store, &descriptor, what)?;
+        let content = blob_document(store, &descriptor, Content::Manifest, what)?;
         let document = format!("{what} {}", descriptor.digest());
         if !index {
             let manifest = json(&content, &document)?;
@@ -203,7 +221,7 @@ fn image(store: &dyn Store, content: Vec<u8>, manifest: &ImageManifest, name: Op
             remedy: ": this is an artifact, not a container image",
         });
     }
-    let config = blob_document(store, manifest.config(), "image config")?;
+    let config = blob_document(store, manifest.config(), Content::Config, "image config")?;
     let parsed: Config = json(&config, &format!("image config {}", manifest.config().digest()))?;
     let diff_ids = diff_ids(&parsed, manifest.layers().len())?;
     let layers = manifest
@@ -219,6 +237,7 @@ fn image(store: &dyn Store, content: Vec<u8>, manifest: &ImageManifest, name: Op
         architecture: parsed.architecture,
         layers,
         whiteouts: true,
+        downloads: None,
     })
 }
 
@@ -248,12 +267,13 @@ fn layer(store: &dyn Store, descriptor: &Descriptor, diff_id: Digest) -> Result<
         let remedy = if media_type.ends_with("+encrypted") { ": decrypt the image first" } else { "" };
         return Err(Error::MediaType { what: format!("layer {digest}"), found: media_type, remedy });
     }
-    if let Some(urls) = descriptor.urls().as_ref().filter(|urls| !urls.is_empty())
-        && store.blob(&blob_name(&digest))?.is_none()
-    {
-        return Err(Error::ForeignLayer { digest, urls: urls.clone() });
-    }
-    let StoredBlob { blob, size: found } = find(store, &digest, "layer")?;
+    let name = blob_name(&digest);
+    let place = || store.place().join(&name).display().to_string();
+    let missing = || match descriptor.urls().as_ref().filter(|urls| !urls.is_empty()) {
+        Some(urls) => Error::ForeignLayer { digest, urls: urls.clone() },
+        None => Error::BlobMissing { what: "layer", digest, place: place() },
+    };
+    let StoredBlob { blob, size: found } = store.layer(descriptor, &digest)?.ok_or_else(missing)?;
     let size = descriptor.size();
     if found != size {
         return Err(Error::BlobSize { what: format!("layer {digest}"), expected: size, found });
@@ -263,18 +283,17 @@ fn layer(store: &dyn Store, descriptor: &Descriptor, diff_id: Digest) -> Result<
     Ok(Layer { name, blob, digest: Some(digest), size: Some(size), diff_id: Some(diff_id), estargz })
 }
 
-fn find(store: &dyn Store, digest: &Digest, what: &'static str) -> Result<StoredBlob, Error> {
-    let name = blob_name(digest);
-    let place = || store.place().join(&name).display().to_string();
-    store.blob(&name)?.ok_or_else(|| Error::BlobMissing { what, digest: *digest, place: place() })
-}
-
 /// A small blob, its size and digest verified.
-pub fn blob_document(store: &dyn Store, descriptor: &Descriptor, what: &'static str) -> Result<Vec<u8>, Error> {
+pub fn blob_document(
+    store: &dyn Store,
+    descriptor: &Descriptor,
+    kind: Content,
+    what: &'static str,
+) -> Result<Vec<u8>, Error> {
     let digest = parse_digest(descriptor.digest().as_ref())?;
     let name = blob_name(&digest);
     let place = || store.place().join(&name).display().to_string();
-    let content = store.document(&name)?.ok_or_else(|| Error::BlobMissing { what, digest, place: place() })?;
+    let content = store.content(kind, &digest)?.ok_or_else(|| Error::BlobMissing { what, digest, place: place() })?;
     let what = format!("{what} {digest}");
     if content.len() as u64 != descriptor.size() {
         return Err(Error::BlobSize { what, expected: descriptor.size(), found: content.len() as u64 });
@@ -290,7 +309,7 @@ pub fn blob_document(store: &dyn Store, descriptor: &Descriptor, what: &'static 
 pub fn manifest_of_config(store: &dyn Store, config: &Digest) -> Option<Vec<u8>> {
     let index: ImageIndex = serde_json::from_slice(&store.document("index.json").ok()??).ok()?;
     index.manifests().iter().filter(|one| MANIFEST.contains(&one.media_type().to_string().as_str())).find_map(|one| {
-        let content = blob_document(store, one, "manifest").ok()?;
+        let content = blob_document(store, one, Content::Manifest, "manifest").ok()?;
         let manifest: ImageManifest = serde_json::from_slice(&content).ok()?;
         (manifest.config().digest().as_ref() == config.to_string()).then_some(content)
     })

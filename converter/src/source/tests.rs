@@ -2,6 +2,7 @@ use super::*;
 
 #[test]
 fn sources_are_told_by_their_form() {
+    let registry = |name: &str| Source::Registry { reference: name.parse().unwrap() };
     let some = |text: &str| Some(text.to_owned());
     for (text, expected) in [
         ("oci:dir", Source::OciLayout { dir: "dir".into(), reference: None }),
@@ -12,6 +13,8 @@ fn sources_are_told_by_their_form() {
         ("oci-archive:f.tar:t", Source::OciArchive { file: "f.tar".into(), reference: some("t") }),
         ("docker-archive:f:a/b:3", Source::DockerArchive { file: "f".into(), reference: some("a/b:3") }),
         ("tar:root:fs.tar.gz", Source::Tar { file: "root:fs.tar.gz".into() }),
+        ("docker://docker.io/library/alpine:3", registry("alpine:3")),
+        ("oras://r.example/a:1", Source::Artifact { reference: "r.example#a:1".parse().unwrap() }),
         ("dir:/a:b", Source::Directory { dir: "/a:b".into() }),
         ("docker-archive:f:@1", Source::DockerArchive { file: "f".into(), reference: some("@1") }),
         ("docker-daemon:a/b:3", Source::DockerDaemon { name: "a/b:3".into() }),
@@ -30,8 +33,7 @@ fn sources_are_told_by_their_form() {
 
 #[test]
 fn other_texts_are_answered_with_the_forms_there_are() {
-    for text in
-        ["", "alpine", "oci:", "oci:dir:", "oci::tag", "docker://alpine", "./dir", "tar:", "docker-daemon:--help"]
+    for text in ["", "alpine", "oci:", "oci:dir:", "oci::tag", "docker:alpine", "./dir", "tar:", "docker-daemon:--help"]
     {
         let error = text.parse::<Source>().unwrap_err().to_string();
         assert!(error.contains(&format!("{text:?}")) && error.contains("oci:DIR[:TAG]"), "{error}");

@@ -13,6 +13,9 @@ const FORMAT: u32 = 1;
 
 /// Of an image that says what it is; `None` of a plain file tree.
 pub fn of_image(opened: &Opened<'_>, options: &Options) -> Option<String> {
+    if let Some(content) = opened.content_digest() {
+        return Some(of_content(&content));
+    }
     let what = match (opened.manifest_digest(), opened.config_digest()) {
         (Some(manifest), _) => format!("manifest {manifest}"),
         // As in old archives of `docker save`. The config pins the layers' content.

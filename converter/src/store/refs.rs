@@ -151,7 +151,10 @@ pub fn reference(source: &Source) -> String {
         | Source::Tar { file: path }
         | Source::Squashfs { file: path, .. }
         | Source::Sif { file: path } => *path = absolute(path),
-        Source::DockerDaemon { .. } | Source::ContainersStorage { .. } => {}
+        Source::Registry { .. }
+        | Source::Artifact { .. }
+        | Source::DockerDaemon { .. }
+        | Source::ContainersStorage { .. } => {}
     }
     source.to_string()
 }
@@ -168,7 +171,10 @@ pub fn stamp(source: &Source) -> Option<String> {
         | Source::Tar { file: path }
         | Source::Squashfs { file: path, .. }
         | Source::Sif { file: path } => path.clone(),
-        Source::DockerDaemon { .. } | Source::ContainersStorage { .. } => return None,
+        Source::Registry { .. }
+        | Source::Artifact { .. }
+        | Source::DockerDaemon { .. }
+        | Source::ContainersStorage { .. } => return None,
     };
     let file = fs::metadata(path).ok().filter(|file| file.is_file() || file.is_dir())?;
     Some(format!("{}-{}-{}-{}", file.ino(), file.len(), file.mtime(), file.mtime_nsec()))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use coracle_squashfs::compress::Compression;
 
+use super::registry::Fetch;
 use super::{SOURCES, parse, units};
 
 /// When an image argument that is no file is brought into the store.
@@ -36,6 +37,9 @@ pub struct Conversion {
     /// Compressing threads; one for each core when left out
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// What to fetch, and how.
+    #[command(flatten)]
+    pub fetch: Fetch,
 }
 
 /// What is shown meanwhile.
@@ -93,6 +97,9 @@ pub struct PullArguments {
     /// What to store.
     #[arg(value_name = "SOURCE", help = SOURCES)]
     pub source: String,
+    /// Convert the image even if its registry has a finished file of it
+    #[arg(long)]
+    pub convert: bool,
     /// What to call it [default: as the source]
     #[arg(conflicts_with = "output")]
     pub name: Option<String>,

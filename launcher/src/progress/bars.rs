@@ -1,7 +1,7 @@
 //! On a terminal: a bar for each layer, which stays until the end.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coracle_converter::{Event, Progress};
@@ -26,12 +26,14 @@ pub struct Bars {
     all: MultiProgress,
     /// The one that moves, and those that are done.
     shown: Mutex<(Option<ProgressBar>, VecDeque<ProgressBar>)>,
+    /// Of downloads under way, by number.
+    downloads: Mutex<HashMap<usize, ProgressBar>>,
 }
 
 impl Bars {
     /// None yet.
     pub fn new() -> Self {
-        Self { all: MultiProgress::new(), shown: Mutex::default() }
+        Self { all: MultiProgress::new(), shown: Mutex::default(), downloads: Mutex::default() }
     }
 
     /// A new bar, in place of the last one unless that was a layer's.
@@ -64,6 +66,10 @@ impl Bars {
         }
     }
 
+    fn downloads(&self) -> MutexGuard<'_, HashMap<usize, ProgressBar>> {
+        self.downloads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with(&self, change: impl FnOnce(&ProgressBar)) {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bar) = &shown.0 {
@@ -85,6 +91,23 @@ impl Progress for Bars {
             }
             Event::Advanced { bytes } => self.with(|bar| bar.inc(bytes)),
             Event::LayerFinished { .. } => self.finish(),
+            Event::DownloadStarted { present: true, .. } => {}
+            Event::DownloadStarted { index, total, digest, bytes, .. } => {
+                let message = format!("fetch {}/{total} {}", index + 1, short(&digest.to_string()));
+                let bar = ProgressBar::new(bytes).with_style(style(BYTES)).with_message(message);
+                self.downloads().insert(index, self.all.insert(0, bar));
+            }
+            Event::Downloaded { index, bytes } => {
+                if let Some(bar) = self.downloads().get(&index) {
+                    bar.inc(bytes);
+                }
+            }
+            Event::DownloadFinished { index } => {
+                if let Some(bar) = self.downloads().remove(&index) {
+                    bar.finish_and_clear();
+                    self.all.remove(&bar);
+                }
+            }
             Event::ImageStarted { inodes } => self.begin(IMAGE, Some(inodes.into()), "image".to_owned()),
             Event::DirectoryStarted => self.begin(ENTRIES, None, "directory".to_owned()),
             Event::Entries { count } => self.with(|bar| bar.set_position(count)),

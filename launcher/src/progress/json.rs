@@ -48,6 +48,12 @@ impl Progress for Json {
                 Some(bytes) => json!({"event": "progress", "bytes": bytes}),
                 None => return,
             },
+            Event::DownloadStarted { index, total, digest, bytes, present } => json!({
+                "event": "download", "index": index, "total": total, "digest": digest.to_string(), "bytes": bytes,
+                "present": present,
+            }),
+            Event::Downloaded { index, bytes } => json!({"event": "downloaded", "index": index, "bytes": bytes}),
+            Event::DownloadFinished { index } => json!({"event": "download-done", "index": index}),
             Event::LayerFinished { index } => json!({"event": "layer-done", "index": index}),
             Event::DirectoryStarted => json!({"event": "directory"}),
             Event::ImageStarted { inodes } => json!({"event": "image", "inodes": inodes}),

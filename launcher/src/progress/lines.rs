@@ -1,5 +1,6 @@
 //! Where no terminal is: one line for each phase, for the logs of jobs.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,7 +12,11 @@ use crate::say;
 
 /// What the phase at hand has done.
 #[derive(Default)]
-pub struct Lines(Mutex<Phase>);
+pub struct Lines {
+    phase: Mutex<Phase>,
+    /// By number.
+    downloads: Mutex<HashMap<usize, Phase>>,
+}
 
 #[derive(Default)]
 struct Phase {
@@ -20,9 +25,20 @@ struct Phase {
     bytes: u64,
 }
 
+impl Phase {
+    fn new(what: String) -> Self {
+        Self { begun: Some(Instant::now()), what, bytes: 0 }
+    }
+
+    fn done(&self) -> String {
+        let seconds = self.begun.map(|begun| begun.elapsed().as_secs_f64()).unwrap_or_default();
+        format!("{}: {} in {seconds:.1} s", self.what, bytes(self.bytes))
+    }
+}
+
 impl Lines {
     fn begin(&self, what: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Phase { begun: Some(Instant::now()), what, bytes: 0 };
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::new(what);
     }
 }
 
@@ -37,13 +53,21 @@ impl Progress for Lines {
                 return self.begin(format!("layer {}/{total} {}", index + 1, short(name)));
             }
             Event::Advanced { bytes } => {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes += bytes;
+                self.phase.lock().unwrap_or_else(PoisonError::into_inner).bytes += bytes;
                 return;
             }
-            Event::LayerFinished { .. } => {
-                let phase = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let seconds = phase.begun.map(|begun| begun.elapsed().as_secs_f64()).unwrap_or_default();
-                format!("{}: {} in {seconds:.1} s", phase.what, bytes(phase.bytes))
+            Event::LayerFinished { .. } => self.phase.lock().unwrap_or_else(PoisonError::into_inner).done(),
+            Event::DownloadStarted { index, digest, bytes, present, .. } => {
+                let what = if present { "found" } else { "fetched" };
+                let phase = Phase { bytes, ..Phase::new(format!("{what} {}", short(&digest.to_string()))) };
+                self.downloads.lock().unwrap_or_else(PoisonError::into_inner).insert(index, phase);
+                return;
+            }
+            Event::DownloadFinished { index } => {
+                match self.downloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&index) {
+                    Some(phase) => phase.done(),
+                    None => return,
+                }
             }
             Event::ImageStarted { inodes } => format!("packing an image of {inodes} inodes"),
             Event::DirectoryStarted => "packing a directory".to_owned(),
