@@ -151,7 +151,7 @@ fn root_docker_media_types_are_the_same_image() {
     if !usable(&["umoci"], true) {
         return;
     }
-    // umoci refuses these types, so it unpacks the same layers under OCI's.
+    // umoci unpacks the same layers under the types of OCI, which are what it is made for.
     let types =
         ["application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.container.image.v1+json"];
     let tars = layers();
