@@ -93,7 +93,7 @@ fn to_store(
     let source = source(given)?;
     refuse_unused(conversion, &source)?;
     let mut options = Options { take_finished, ..options(conversion, &source)? };
-    options.blob_cache.get_or_insert_with(|| store.blobs_dir());
+    options.blob_cache.get_or_insert_with(|| store.dir().to_path_buf());
     let start = Instant::now();
     let shown = progress::start(showing);
     let pulled = store.pull(&source, name, &options, &*shown);
