@@ -1,7 +1,7 @@
 #!/bin/bash
 # A batch job whose steps run in an image. Convert once, where the network and the disk are, then submit:
 #
-#   coracle build app.sqfs oci:layout:1.2
+#   coracle build app.sqfs docker://registry.example.org/team/app:1.2
 #   sbatch examples/job.sh app.sqfs python3 train.py
 #
 # Works under any scheduler, and without one: `coracle` becomes the program, so limits, accounting and signals are those

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Compressing threads of every contender.
-const THREADS: &str = "2";
+pub const THREADS: &str = "2";
 const BLOCK_SIZE: &str = "131072";
 
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ enum Contender {
 
 /// Level 15, at which mksquashfs packs when nothing is said, and coracle's own default.
 pub fn run(images: &Images, rounds: usize, finish: &dyn Fn(Table) -> Result<()>) -> Result<()> {
-    let default = default_level(images)?;
+    let default = level_of(images)?;
     let mut levels = if images.small { vec![1] } else { vec![15, default] };
     levels.dedup();
     levels.into_iter().try_for_each(|level| finish(table(images, rounds, level)?))
@@ -96,16 +96,18 @@ fn convert(images: &Images, contender: Contender, level: u32) -> Result<(Cost, u
         }
     };
     let size = fs::metadata(&out).context("the converted image")?.len();
-    fs::remove_file(&out).context("remove the converted image")?;
-    if unpacked.exists() {
-        output(Command::new("rm").arg("-rf").arg(&unpacked))?;
-    }
-    // What one contender wrote is not to be flushed in the next one's time.
-    output(&mut Command::new("sync"))?;
+    clear(&[&out, &unpacked])?;
     Ok((cost, size))
 }
 
-fn mksquashfs(tree: &Path, out: &Path, level: u32) -> Command {
+/// Removes what a contender wrote, and has it flushed now instead of in the next one's time.
+pub fn clear(paths: &[&Path]) -> Result<()> {
+    output(Command::new("rm").arg("-rf").args(paths))?;
+    output(&mut Command::new("sync")).map(drop)
+}
+
+/// `mksquashfs` with the settings that all contenders get.
+pub fn mksquashfs(tree: &Path, out: &Path, level: u32) -> Command {
     let mut command = Command::new("mksquashfs");
     command.arg(tree).arg(out).args(["-no-progress", "-quiet", "-noappend", "-processors", THREADS, "-b", BLOCK_SIZE]);
     command.args(["-comp", "zstd", "-Xcompression-level", &level.to_string()]);
@@ -113,7 +115,7 @@ fn mksquashfs(tree: &Path, out: &Path, level: u32) -> Command {
 }
 
 /// The level that coracle uses when it is given none, as the image says.
-fn default_level(images: &Images) -> Result<u32> {
+pub fn level_of(images: &Images) -> Result<u32> {
     let text = output(Command::new("unsquashfs").arg("-cat").arg(&images.image).arg(".coracle/image.json"))?;
     let value: serde_json::Value = serde_json::from_str(&text).context("parse image.json")?;
     let level = value.pointer("/settings/level").and_then(serde_json::Value::as_u64);

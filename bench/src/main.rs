@@ -16,6 +16,7 @@ mod images;
 mod launch;
 mod machine;
 mod measure;
+mod pull;
 mod report;
 mod rounds;
 mod workload;
@@ -29,7 +30,7 @@ struct Options {
     /// Rounds for launches, which are short and scatter more
     #[arg(long, default_value_t = 25)]
     launch_rounds: usize,
-    /// Tables to make: conversion, launch, running, frontier; all but the last, which takes hours, when left out
+    /// Tables to make: conversion, pull, launch, running, frontier; all but the last, which takes hours, when left out
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Settings of the frontier, as in zstd:3/64K; all when left out
@@ -78,6 +79,9 @@ fn main() -> Result<()> {
     };
     if options.wants("conversion") {
         conversion::run(&images, options.rounds, &finish)?;
+    }
+    if options.wants("pull") {
+        pull::run(&images, options.rounds, &finish)?;
     }
     if options.wants("launch") {
         launch::run(&images, options.launch_rounds, &finish)?;

@@ -25,7 +25,7 @@ mod upload;
 
 pub use artifact::{ARTIFACT_TYPE, Artifact, LAYER_TYPE};
 pub(crate) use blob::RemoteBlob;
-pub(crate) use cache::Cache;
+pub(crate) use cache::{Cache, PART, PREFIX};
 pub use client::{Client, Manifest, Resolved};
 pub(crate) use download::Downloads;
 pub use error::Error;

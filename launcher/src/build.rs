@@ -36,7 +36,7 @@ pub(super) fn pull(arguments: &PullArguments) -> anyhow::Result<()> {
 }
 
 /// Programs hear of failures where they listen.
-fn told(showing: &Showing, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn told(showing: &Showing, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     work().inspect_err(|error| {
         if showing.json {
             progress::write_json(&json!({"event": "failed", "message": format!("{error:#}")}));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use coracle::cli::{self, Pull};
 use coracle::config::Config;
 use coracle::exit::Exit;
@@ -51,7 +51,11 @@ fn pull_in_child(source: &str) -> anyhow::Result<()> {
     // Standard output is the program's that will run.
     command.args(["pull", "--", source]).stdin(Stdio::null()).stdout(Stdio::null());
     let status = command.status().context("cannot start coracle pull")?;
-    if status.success() { Ok(()) } else { Err(Said.into()) }
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(_) => Err(Said.into()),
+        None => bail!("cannot pull {source}: coracle pull was ended ({status}); memory may not have sufficed"),
+    }
 }
 
 /// `images`.

@@ -77,10 +77,28 @@ fn warn(text: &str) {
     say(&format!("coracle: warning: {text}"));
 }
 
-/// The reader of a listing may have read enough.
+/// Standard output took no more.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+struct Output(#[source] io::Error);
+
+/// The reader of a listing may have read enough. Pipes and sockets to others than that reader do not count.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
-    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+    let broken = |output: &Output| output.0.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<Output>().is_some_and(broken))
+}
+
+/// Standard output, whose errors can be told from others'.
+struct Stdout<W>(W);
+
+impl<W: Write> Write for Stdout<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(|error| io::Error::new(error.kind(), Output(error)))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(|error| io::Error::new(error.kind(), Output(error)))
+    }
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<u8> {
@@ -136,7 +154,7 @@ fn settings() -> anyhow::Result<Config> {
 
 /// Writes to standard output, and means it: what is left in the buffer may fail as well.
 fn print(write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = BufWriter::new(Stdout(io::stdout().lock()));
     write(&mut out)?;
     Ok(out.flush()?)
 }

@@ -14,6 +14,7 @@ use coracle_converter::registry::{Client, Reference};
 use coracle_converter::{Source, push as push_image};
 use serde_json::json;
 
+use super::build::told;
 use super::{images, print, progress, settings};
 
 /// Longest password that is read, in bytes.
@@ -26,6 +27,10 @@ pub fn client() -> anyhow::Result<Arc<Client>> {
 
 /// Stores an image in a registry, and says what was done.
 pub(super) fn push(arguments: &Push) -> anyhow::Result<()> {
+    told(&arguments.showing, || push_to(arguments))
+}
+
+fn push_to(arguments: &Push) -> anyhow::Result<()> {
     let Source::Artifact { reference } = arguments.reference.parse::<Source>()? else {
         bail!("cannot push to {}: a finished image goes to oras://HOST/NAME:TAG", arguments.reference);
     };

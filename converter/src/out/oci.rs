@@ -267,7 +267,7 @@ impl<F: FnOnce(io::Error) -> Error> Writing<'_, F> {
                 progress.event(Event::Entries { count: entries });
             }
             let inode = &entry.inode;
-            let several = inode.nlink > 1 && !matches!(inode.kind, Kind::Directory { .. });
+            let several = inode.nlink > 1 && !matches!(inode.kind, Kind::Directory { .. } | Kind::Socket);
             if several && let Some(first) = linked.get(&inode.reference) {
                 let head = Head {
                     path,

@@ -102,7 +102,9 @@ impl Sandbox {
             }
             failed(error)
         })?;
-        self.temporary.close().map_err(Error::file("clean up beside", &self.path))
+        // The sandbox is there; what it replaced may have directories that even their owner cannot empty.
+        let _ = self.temporary.close();
+        Ok(())
     }
 }
 

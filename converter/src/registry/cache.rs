@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime};
 /// After so long without a write, a part is an orphan.
 const ORPHAN: Duration = Duration::from_secs(60);
 /// Ends the name of a part.
-const PART: &str = ".part";
+pub const PART: &str = ".part";
 /// Ends the name of the file that says how far a part is complete, when that is not its length.
-const PREFIX: &str = ".prefix";
+pub const PREFIX: &str = ".prefix";
 /// Parts of one blob by one process at most.
 const NAMES_MAX: u32 = 100;
 
@@ -181,7 +181,8 @@ pub fn release(part: &Path, file: &File, prefix: u64, scattered: bool) {
         discard(part);
         return;
     }
-    let _ = file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH));
+    // Old enough to be taken over at once, and not so old as what nobody wants any more.
+    let _ = file.set_times(FileTimes::new().set_modified(SystemTime::now() - 2 * ORPHAN));
 }
 
 /// Removes a part.

@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// Most members of an archive. Real ones have a few per layer.
 const MEMBERS_MAX: usize = 1 << 17;
+/// Longest name of a member, in bytes.
+const NAME_MAX: usize = 1024;
 /// Longest chain of links between members.
 const LINKS_MAX: usize = 16;
 /// Largest member that is kept from a tar that cannot be sought in, and all of them together, in bytes.
@@ -173,7 +175,8 @@ fn members<I: Input>(reader: &mut Reader<I>, path: &Path, mut keep: u64) -> Resu
 
 /// A member's name, cleaned of `.` and `..`; relative names start at `directory`.
 fn member_name(directory: &str, raw: &[u8]) -> Option<String> {
-    let raw = std::str::from_utf8(raw).ok()?;
+    // Members of image archives have short names, and all are kept in memory.
+    let raw = std::str::from_utf8(raw).ok().filter(|raw| raw.len() <= NAME_MAX)?;
     let mut parts = Vec::new();
     let base = if raw.starts_with('/') { "" } else { directory };
     for part in base.split('/').chain(raw.split('/')) {

@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 const ID_MIN: usize = 6;
 /// Age at which a blob that nothing has read since goes, unless told otherwise. It only saves a download.
 const BLOB_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Age under which an image without a name may be about to get one.
+const NAMING: Duration = Duration::from_secs(600);
 
 /// What to remove.
 #[derive(Clone, Debug, Default)]
@@ -125,6 +127,9 @@ impl Store {
                 continue;
             }
             let removed = match candidate.unit {
+                Unit::Image(image) if !policy.all && image.names.is_empty() && self.is_in_the_making(&image)? => {
+                    continue;
+                }
                 Unit::Image(image) => {
                     self.remove_image(&image, policy.dry_run).map(|removed| pruned.images.push(removed))
                 }
@@ -146,6 +151,14 @@ impl Store {
             self.remove_dangling_names()?;
         }
         Ok(pruned)
+    }
+
+    /// Whether an image that had no name when it was looked at may be about to get one, or has got it.
+    fn is_in_the_making(&self, image: &Image) -> Result<bool, Error> {
+        let age = seconds(SystemTime::now()).saturating_sub(image.last_used);
+        let claimed =
+            || self.claims.read(&image.key).map(|seen| seen.is_some_and(|seen| !seen.is_gone(self.claims.own())));
+        Ok(age < NAMING.as_secs() || claimed()? || self.refs.list()?.iter().any(|one| one.key == image.key))
     }
 
     fn candidates(&self) -> Result<Vec<Candidate>, Error> {

@@ -46,14 +46,23 @@ impl Store {
     pub fn list(&self) -> Result<Vec<Image>, Error> {
         let mut images: Vec<Image> = Vec::new();
         for dir in self.dirs() {
+            let shared = dir != self.dir;
+            // Images first: one that appears meanwhile must not look as if nobody had named it. What is wrong with a store
+            // of others is no reason not to see the own one.
+            let paths = match entries(&dir.join("images")) {
+                Err(_) if shared => continue,
+                paths => paths?,
+            };
+            let refs = match Refs(dir.join("refs")).list() {
+                Err(_) if shared => continue,
+                refs => refs?,
+            };
             let mut names: HashMap<String, Vec<Name>> = HashMap::new();
-            for one in Refs(dir.join("refs")).list()? {
+            for one in refs {
                 let name = Name { name: one.name, architecture: one.architecture };
                 names.entry(one.key).or_default().push(name);
             }
-            for path in entries(&dir.join("images"))? {
-                images.extend(image(path, &mut names, dir != self.dir)?);
-            }
+            images.extend(paths.into_iter().filter_map(|path| image(path, &mut names, shared)));
             // A name of ours may be that of an image in another's store.
             for image in &mut images {
                 image.names.extend(names.remove(&image.key).unwrap_or_default());
@@ -69,15 +78,15 @@ fn first(image: &Image) -> (bool, Option<&str>) {
     (image.names.is_empty(), image.names.first().map(|name| name.name.as_str()))
 }
 
-fn image(path: PathBuf, names: &mut HashMap<String, Vec<Name>>, shared: bool) -> Result<Option<Image>, Error> {
+fn image(path: PathBuf, names: &mut HashMap<String, Vec<Name>>, shared: bool) -> Option<Image> {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".sqfs"));
-    let Some(key) = name.filter(|key| is_key(key)).map(str::to_owned) else { return Ok(None) };
+    let key = name.filter(|key| is_key(key))?.to_owned();
     // Another process may remove it at any time.
-    let Ok(file) = fs::metadata(&path) else { return Ok(None) };
+    let file = fs::metadata(&path).ok()?;
     let noted = path.with_extension("json");
-    let metadata = small::read_json::<Metadata>(&noted)?.unwrap_or_default();
+    let metadata = small::read_json::<Metadata>(&noted).ok().flatten().unwrap_or_default();
     let names = names.remove(&key).unwrap_or_default();
-    Ok(Some(Image { names, size: file.len(), last_used: last_used(&noted, &file), shared, metadata, path, key }))
+    Some(Image { names, size: file.len(), last_used: last_used(&noted, &file), shared, metadata, path, key })
 }
 
 fn last_used(noted: &Path, image: &fs::Metadata) -> u64 {

@@ -102,7 +102,8 @@ impl Store {
             },
         };
         let named = self.name(&made.0.key, None, wanted);
-        if named.is_err() && made.1.is_some() {
+        let has_names = || self.refs.list().map_or(true, |refs| refs.iter().any(|one| one.key == made.0.key));
+        if named.is_err() && made.1.is_some() && !has_names() {
             // Nobody would find it.
             self.unlink(&made.0.path)?;
         }

@@ -94,7 +94,8 @@ impl Refs {
     pub fn list(&self) -> Result<Vec<Ref>, Error> {
         let mut refs = Vec::new();
         for path in entries(&self.0)? {
-            let found: Option<Ref> = small::read_json(&path)?;
+            // A file that cannot be read names nothing, as one that is no name.
+            let found: Option<Ref> = small::read_json(&path).ok().flatten();
             refs.extend(
                 found.filter(|found| is_key(&found.key) && self.path(&found.name, &found.architecture) == path),
             );

@@ -7,6 +7,7 @@ use super::error::Error;
 use super::key::is_key;
 use super::process::Process;
 use super::refs::entries;
+use crate::registry::{PART, PREFIX};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -41,7 +42,7 @@ impl Store {
                     superseded || process().is_some_and(|process| process.is_gone(own)) || is_old(&path)
                 } else if name.ends_with(MARKER) {
                     self.claims.process_in(&path).is_some_and(|process| process.is_gone(own)) || is_old(&path)
-                } else if name.ends_with(".failed") || name.ends_with(".part") {
+                } else if [".failed", PART, PREFIX].iter().any(|end| name.ends_with(end)) {
                     is_old(&path)
                 } else if dir == self.claims.dir() && is_key(name) && mine != Some(name) {
                     if let Some(seen) = self.claims.read(name)?.filter(|seen| seen.is_gone(own) || is_old(&path)) {

@@ -52,7 +52,7 @@ fn platform(value: &str) -> Result<String, String> {
 /// `push`.
 #[derive(Debug, Args)]
 pub struct Push {
-    /// A squashfs or SIF file
+    /// A squashfs or SIF file, or a stored image's name
     pub image: PathBuf,
     /// Where to, with a tag of its own: oras://HOST/NAME:TAG
     #[arg(value_name = "REFERENCE")]

@@ -136,13 +136,13 @@ pub struct Remove {
 /// `prune`.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// Also images that were not used for so long: 12h, 30d, 8w
+    /// Also images and blobs that were not used for so long: 12h, 30d, 8w
     #[arg(long, value_name = "AGE", value_parser = units::age)]
     pub older_than: Option<Duration>,
-    /// Also the least recently used images, until no more is left than this: 500M, 50G
+    /// Also the least recently used images and blobs, until no more is left than this: 500M, 50G
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     pub max_size: Option<u64>,
-    /// All images
+    /// All images and blobs
     #[arg(long)]
     pub all: bool,
     /// Only say what would be removed

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use coracle_squashfs::format::InodeRef;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
 use super::{Error, Guess, confine};
@@ -130,7 +130,12 @@ impl Handle {
 
     fn hear(&self, flags: RecvFlags) -> Option<Vec<u8>> {
         let mut message = vec![0; REPORT_MAX];
-        let (length, _) = recv(&self.channel, message.as_mut_slice(), flags).ok().filter(|(length, _)| *length > 0)?;
+        let mut received = recv(&self.channel, message.as_mut_slice(), flags);
+        // That it ended without hearing all comes before its last word (unix_seqpacket_recvmsg), once.
+        if received == Err(Errno::CONNRESET) {
+            received = recv(&self.channel, message.as_mut_slice(), flags);
+        }
+        let (length, _) = received.ok().filter(|(length, _)| *length > 0)?;
         message.truncate(length);
         Some(message)
     }

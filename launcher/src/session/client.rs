@@ -164,7 +164,7 @@ fn look(place: Place, identity: &Identity, meanwhile: &mut dyn FnMut()) -> io::R
     Err(io::Error::other("its server ended again and again"))
 }
 
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }

@@ -25,6 +25,8 @@ use crate::host::Identification;
 
 /// How often programs are looked at that the kernel cannot report the end of (before Linux 5.3).
 const LOOK: Duration = Duration::from_millis(500);
+/// Pause when there is no descriptor left for a launch that waits.
+const BREATH: Duration = Duration::from_millis(50);
 /// Programs at which those that have ended are sorted out, at least.
 const MANY: usize = 64;
 
@@ -192,7 +194,15 @@ impl Keeper {
     /// Lets a client in; true if it has said something already.
     fn accept(&mut self) -> bool {
         // A launch that gave up meanwhile, or no descriptor left: the one in the queue is tried again.
-        let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) else { return false };
+        let socket = match accept_with(&self.listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => socket,
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.forget_ended();
+                std::thread::sleep(BREATH);
+                return false;
+            }
+            Err(_) => return false,
+        };
         // The directory admits nobody else; this does not depend on it.
         let Ok(peer) = socket_peercred(&socket) else { return false };
         if peer.uid.as_raw() != nix::unistd::geteuid().as_raw() {

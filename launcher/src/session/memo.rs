@@ -50,7 +50,7 @@ impl Memo {
     }
 
     fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.contents.is_empty()
+        self.entries.is_empty() && self.contents.is_empty() && self.offset == 0
     }
 }
 
@@ -108,7 +108,14 @@ impl Remembered {
     /// What was not in the memo, and the image if it was opened.
     #[must_use]
     pub fn finish(self) -> (Option<Memo>, Option<ImageFile>) {
-        let learned = self.learned.into_inner();
+        let mut learned = self.learned.into_inner();
+        // What is too much for a packet is looked at again by each launch.
+        if learned.bytes() > BYTES_MAX {
+            learned.contents.clear();
+        }
+        if learned.bytes() > BYTES_MAX {
+            learned.entries.clear();
+        }
         ((!learned.is_empty()).then_some(learned), self.image.into_inner())
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::client::{dial, misunderstood};
+use super::client::{dial, is_gone, misunderstood};
 use super::message::{Answer, Request, receive, send};
 use super::place::Place;
 
@@ -69,7 +69,7 @@ fn each(mut visit: impl FnMut(&std::os::fd::OwnedFd) -> io::Result<()>) -> io::R
         for name in place.names()? {
             let Some(socket) = dial(&place, &name)? else { continue };
             match visit(&socket) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                Err(error) if is_gone(&error) => {}
                 result => result?,
             }
         }
