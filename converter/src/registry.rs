@@ -32,4 +32,4 @@ pub use error::Error;
 pub use push::{Finished, Pushed};
 pub use reference::Reference;
 pub use settings::{Host, InvalidMirror, Mirror, Settings};
-pub use signature::{Policy, Requirement, Rule};
+pub use signature::{Policy, Requirement, Rule, scope};

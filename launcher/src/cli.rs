@@ -75,7 +75,7 @@ pub enum Command {
     Rmi(Remove),
     /// Remove stored images that are not needed
     ///
-    /// Without options: images that no name is left of, blobs that were not read for 30 days, and what killed processes left.
+    /// Without options: images older than ten minutes that no name is left of, blobs that were not read for 30 days, and what killed processes left.
     Prune(Prune),
     /// Show what an image contains
     Inspect(Inspect),

@@ -418,6 +418,28 @@ fn registry_redirects_carry_no_credentials_to_another_host() {
 }
 
 #[test]
+fn registry_who_a_redirect_leads_to_is_told_no_secret_for_asking() {
+    registry_needs!();
+    let registry = filled();
+    // It wants to know who asks, and where to prove it: itself.
+    let storage = filled();
+    let asking = Proxy::start(storage.port, |seen| {
+        let challenge = format!("Basic realm=\"{}\"", seen.path);
+        Some(Fault::Answer(401, vec![("WWW-Authenticate".to_owned(), challenge)], String::new()))
+    });
+    let target = asking.host();
+    let proxy = Proxy::start(registry.port, move |seen| seen.is_blob().then(|| Fault::Redirect(target.clone())));
+    let user = User::new();
+    let file = user.path("auth.json");
+    fs::write(&file, format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNzOndvcmQ="}}}}}}"#, proxy.host())).unwrap();
+    user.configure(&format!("[registry]\nauth-files = [\"{}\"]\n", file.display()));
+    let refused = user.build(&format!("docker://{}/{NAME}:1", proxy.host()), &[]).exited(125);
+    assert!(refused.stderr.contains(&asking.host()), "who refuses is named: {}", refused.stderr);
+    let asked = asking.seen();
+    assert!(!asked.is_empty() && asked.iter().all(|seen| seen.header("authorization").is_none()), "{asked:?}");
+}
+
+#[test]
 fn registry_mirrors_are_tried_first_and_the_registry_last() {
     registry_needs!();
     let registry = filled();

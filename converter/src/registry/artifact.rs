@@ -150,7 +150,7 @@ pub(super) fn empty() -> Referrers {
     Referrers { schema_version: 2, media_type: Some(INDEX_TYPE.to_owned()), manifests: Vec::new() }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(content: &[u8], reference: &Reference) -> Result<T, Error> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(content: &[u8], reference: &Reference) -> Result<T, Error> {
     serde_json::from_slice(content).map_err(|error| Error::Artifact {
         reference: reference.to_string(),
         reason: format!("its manifest is not valid: {error}"),

@@ -8,6 +8,7 @@ use super::http::{self, Payload, Request, authority};
 use super::reference::{Reference, canonical_host, is_host};
 use super::settings::is_loopback;
 use serde::Deserialize;
+use ureq::ResponseExt;
 use ureq::http::{HeaderMap, Method, Uri, header, uri::Scheme};
 
 /// Largest answer of a token server, in bytes.
@@ -158,7 +159,7 @@ impl Client {
     pub fn check_login(&self, registry: &str, credential: &Credential) -> Result<(), Error> {
         let (host, space) = registry.split_once('/').unwrap_or((registry, ""));
         let host = canonical_host(host);
-        if !is_host(host) {
+        if !is_host(&host) {
             let reason = "a registry is HOST or HOST:PORT, perhaps with /NAMESPACE";
             return Err(Error::Reference { given: registry.to_owned(), reason });
         }
@@ -181,7 +182,7 @@ impl Client {
             // Whoever asks may read it; there is nothing to check credentials by.
             return Ok(());
         }
-        if answer.status().as_u16() != 401 {
+        if answer.status().as_u16() != 401 || !http::same_origin(answer.get_uri(), &base) {
             return Err(http::refusal(answer, &base, &doing));
         }
         let header = self.answer(&place, answer.headers(), None, Some(credential), &doing)?;

@@ -2,7 +2,7 @@
 
 use super::client::{Access, Ask, Client, Place};
 use super::error::Error;
-use super::http::{self, Pauses, Payload, Request, Response, TRIES, authority};
+use super::http::{self, Pauses, Payload, Request, Response, TRIES, TRIES_OF_MIRROR, authority};
 use super::reference::Reference;
 use crate::digest::Digest;
 use crate::layer::Blob;
@@ -14,6 +14,8 @@ use ureq::http::{Method, Uri, header, uri::Scheme};
 
 /// So many bytes after a break show that trying again makes sense.
 const PROGRESS: u64 = 64 << 10;
+/// Addresses of a layer that are tried; a manifest may name any number.
+const URLS_MAX: usize = 4;
 
 /// A blob that can be fetched, whole or in part.
 #[derive(Clone)]
@@ -50,24 +52,38 @@ impl RemoteBlob {
         if ranged || start > 0 || end < self.size {
             headers.push((header::RANGE, format!("bytes={start}-{}", end.saturating_sub(1))));
         }
-        for url in &self.urls {
-            // The registry itself may have it all the same.
-            if let Ok(answer) = self.foreign(url, &headers, &doing, start) {
-                return Ok(answer);
-            }
-        }
+        let from_registry = self.registries(&headers, &doing, start, skip);
+        // What a registry has it need not be asked of others for; a site may have no way to them.
+        let missing =
+            matches!(&from_registry, Err(error) if !self.urls.is_empty() && !matches!(error, Error::Denied { .. }));
+        let elsewhere = self.urls.iter().take(URLS_MAX).filter(|_| missing);
+        let found = elsewhere.map(|url| self.foreign(url, &headers, &doing, start)).find_map(Result::ok);
+        found.map_or(from_registry, Ok)
+    }
+
+    fn registries(
+        &self,
+        headers: &[(header::HeaderName, String)],
+        doing: &str,
+        start: u64,
+        skip: usize,
+    ) -> Result<Answer, Error> {
         let places = self.client.places(&self.reference);
         let last = places.len().saturating_sub(1);
         let mut failed = Vec::new();
         for place in places.iter().skip(skip.min(last)) {
-            match self.at(place, &headers, &doing, start) {
+            match self.at(place, headers, doing, start) {
                 Ok(answer) => return Ok(answer),
                 Err(error) if place.mirror => failed.push(error.to_string()),
                 Err(error) if failed.is_empty() => return Err(error),
                 Err(error) => return Err(Error::Mirrors { origin: Box::new(error), mirrors: failed.join("; ") }),
             }
         }
-        Err(Error::Protocol { doing, host: self.reference.host().to_owned(), reason: "nothing".into() })
+        Err(Error::Protocol {
+            doing: doing.to_owned(),
+            host: self.reference.host().to_owned(),
+            reason: "nothing".into(),
+        })
     }
 
     fn at(
@@ -106,7 +122,7 @@ impl RemoteBlob {
         if !allowed || authority(&uri).is_empty() || authority(&uri).contains('@') {
             return Err(bad());
         }
-        let (method, payload, tries) = (Method::GET, Payload::None, TRIES);
+        let (method, payload, tries) = (Method::GET, Payload::None, TRIES_OF_MIRROR);
         let request = Request { method, uri: uri.clone(), headers: headers.to_vec(), payload, doing, tries };
         self.accept(self.client.http.send(&self.client.settings, &request, None)?, &uri, doing, start)
     }
@@ -165,7 +181,7 @@ struct Answer {
 
 impl Blob for RemoteBlob {
     fn open(&self) -> io::Result<Box<dyn Read + Send + '_>> {
-        Ok(Box::new(Stream::new(self, 0, self.size, false)))
+        Ok(Box::new(Stream::new(self, 0, self.size, false, true)))
     }
 }
 
@@ -182,11 +198,13 @@ pub struct Stream<'b> {
     pauses: Pauses,
     since_break: u64,
     skip: usize,
+    /// A server that sends the whole in place of a part decides that this part is the whole; not once others fetch theirs.
+    widens: bool,
 }
 
 impl<'b> Stream<'b> {
     /// Nothing is asked for yet. With `ranged` a range is asked for even if it is the whole.
-    pub fn new(blob: &'b RemoteBlob, start: u64, end: u64, ranged: bool) -> Self {
+    pub fn new(blob: &'b RemoteBlob, start: u64, end: u64, ranged: bool, widens: bool) -> Self {
         Self {
             blob,
             position: start,
@@ -198,6 +216,7 @@ impl<'b> Stream<'b> {
             pauses: Pauses::new(TRIES),
             since_break: 0,
             skip: 0,
+            widens,
         }
     }
 
@@ -208,9 +227,13 @@ impl<'b> Stream<'b> {
     /// When nobody has it.
     pub fn connect(&mut self) -> Result<bool, Error> {
         let answer = self.blob.request(self.position, self.end, self.ranged, self.skip)?;
-        if !answer.partial {
+        if answer.partial {
+            self.widens = false;
+        } else {
             self.discard = self.position;
-            self.end = self.blob.size;
+            if self.widens {
+                self.end = self.blob.size;
+            }
         }
         self.body = Some(answer.body);
         self.host = answer.host;

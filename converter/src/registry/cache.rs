@@ -66,7 +66,7 @@ impl Cache {
         if file.metadata().map_err(failed("examine", &path))?.len() == size {
             return Ok(Some(file));
         }
-        self.remove(digest);
+        // Another manifest may have lied about the size; if this is damaged, a download will replace it.
         Ok(None)
     }
 

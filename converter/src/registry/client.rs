@@ -13,6 +13,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use ureq::ResponseExt;
 use ureq::http::{HeaderMap, Method, Uri, header};
 
 /// The kinds of manifests that are understood, or refused with a reason.
@@ -297,15 +298,21 @@ impl Client {
                 tries: place.tries(),
             };
             let answer = self.http.send(&self.settings, &request, authorization.as_deref())?;
+            // A redirect leads to others, whose challenges are not this registry's: they must not learn its credentials.
+            let by_place = http::same_origin(answer.get_uri(), &ask.uri);
             match answer.status().as_u16() {
-                401 if here && !challenged => {
+                401 if here && by_place && !challenged => {
                     challenged = true;
                     let header = self.authenticate(place, answer.headers(), Some(&scope), ask.doing)?;
                     let mut known = self.authorizations.lock().unwrap_or_else(PoisonError::into_inner);
                     known.insert(key.clone(), header.clone());
                     authorization = Some(header);
                 }
-                401 | 403 => return Err(self.denied(place, answer, ask)),
+                401 | 403 if by_place => return Err(self.denied(place, answer, ask)),
+                401 | 403 => {
+                    let at = answer.get_uri().clone();
+                    return Err(http::refusal(answer, &at, ask.doing));
+                }
                 _ => return Ok(answer),
             }
         }
@@ -390,6 +397,10 @@ fn media_type(content: &[u8], header: Option<String>) -> String {
         config: Option<serde::de::IgnoredAny>,
     }
     let typed = serde_json::from_slice::<Typed>(content).ok();
+    // What could be read as either is neither (CVE-2021-41190): a signature would cover both.
+    if typed.as_ref().is_some_and(|typed| typed.manifests.is_some() && typed.config.is_some()) {
+        return String::new();
+    }
     let own = typed.as_ref().and_then(|typed| typed.media_type.clone()).filter(|own| !own.is_empty());
     let header = header.filter(|header| ACCEPT.contains(bare(header)) || header.contains("manifest.v1"));
     let held = typed.and_then(|typed| match (typed.manifests, typed.config) {

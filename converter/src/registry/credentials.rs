@@ -117,13 +117,13 @@ fn read(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
 }
 
 /// A key without what docker puts around hosts: `https://host/v1/` is `host`.
-fn normal(key: &str) -> &str {
+fn normal(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let bare = bare.trim_end_matches('/');
     match bare.split_once('/') {
         Some((host, "v1" | "v2")) => canonical_host(host),
         None => canonical_host(bare),
-        Some(_) => bare,
+        Some(_) => bare.to_owned(),
     }
 }
 
@@ -219,7 +219,11 @@ pub fn store(path: &Path, host: &str, credential: &Credential) -> Result<(), Err
     };
     let auths = document.entry("auths").or_insert_with(|| Value::Object(Map::new()));
     match auths.as_object_mut() {
-        Some(auths) => drop(auths.insert(host.to_owned(), entry)),
+        Some(auths) => {
+            // The same registry in another spelling would count before this.
+            auths.retain(|key, _| normal(key) != normal(host));
+            auths.insert(host.to_owned(), entry);
+        }
         None => {
             let reason = "its auths is no object".to_owned();
             return Err(Error::Credentials { place: path.display().to_string(), reason });
@@ -236,7 +240,7 @@ pub fn erase(path: &Path, host: &str) -> Result<bool, Error> {
     let Some(mut document) = read(path)? else { return Ok(false) };
     let Some(auths) = document.get_mut("auths").and_then(Value::as_object_mut) else { return Ok(false) };
     let before = auths.len();
-    auths.retain(|key, _| normal(key) != host);
+    auths.retain(|key, _| normal(key) != normal(host));
     if auths.len() == before {
         return Ok(false);
     }

@@ -242,14 +242,14 @@ impl Shared {
 
     fn fetch(&self, index: usize, number: usize) -> Result<(), Error> {
         let Some(blob) = self.blobs.get(index) else { return Ok(()) };
-        let (file, start, end, several, path) = {
+        let (file, start, end, several, undecided, path) = {
             let states = self.lock();
             let Some(state) = states.get(index) else { return Ok(()) };
             let (Some(file), Some(piece)) = (&state.file, state.pieces.get(number)) else { return Ok(()) };
             let path = state.part.clone().unwrap_or_default();
-            (Arc::clone(file), piece.start + piece.done, piece.end, state.cut, path)
+            (Arc::clone(file), piece.start + piece.done, piece.end, state.cut, state.in_pieces.is_none(), path)
         };
-        let mut stream = Stream::new(blob, start, end, several);
+        let mut stream = Stream::new(blob, start, end, several, undecided);
         if start < end {
             let in_pieces = stream.connect()?;
             self.decide(index, number, in_pieces);
@@ -432,6 +432,9 @@ impl Read for Follower<'_> {
         drop(states);
         let room = buffer.len().min(usize::try_from(there - self.position).unwrap_or(usize::MAX));
         let count = file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.position)?;
+        if count == 0 {
+            return Err(io::Error::other("the file of the download was cut short by somebody else"));
+        }
         self.position += count as u64;
         Ok(count)
     }

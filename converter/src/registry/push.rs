@@ -144,7 +144,11 @@ impl Client {
         doing: &str,
     ) -> Result<(), Error> {
         let tag = artifact::referrers_tag(subject);
-        let mut all = self.tagged_referrers(reference, subject)?.unwrap_or_else(artifact::empty);
+        let mut all = match self.at_origin(place, &tag, doing)? {
+            // A mirror's list may be an old one.
+            Some(manifest) => artifact::parse(&manifest.content, reference)?,
+            None => artifact::empty(),
+        };
         if all.manifests.iter().any(|one| one.digest == link.digest) {
             return Ok(());
         }

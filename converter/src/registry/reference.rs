@@ -1,6 +1,7 @@
 //! Names of images in registries: `[HOST[:PORT]/]NAME[:TAG][@DIGEST]`, as the distribution specification has them.
 
 use super::error::Error;
+use super::settings::is_loopback;
 use crate::digest::Digest;
 use std::fmt;
 use std::str::FromStr;
@@ -94,9 +95,15 @@ pub(super) fn api_host(host: &str) -> &str {
     if host == DEFAULT_HOST { DEFAULT_API } else { host }
 }
 
-/// The name of a registry, given any of its names.
-pub(super) fn canonical_host(host: &str) -> &str {
-    if host == DEFAULT_ALIAS || host == DEFAULT_API { DEFAULT_HOST } else { host }
+/// The name of a registry, given any of its names, in the one spelling in which settings and policies know it.
+pub(super) fn canonical_host(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    // Where TLS is usual anyway. A host on this machine may speak plain HTTP there.
+    let host = match host.strip_suffix(":443") {
+        Some(name) if !is_loopback(&host) => name.to_owned(),
+        _ => host,
+    };
+    if host == DEFAULT_ALIAS || host == DEFAULT_API { DEFAULT_HOST.to_owned() } else { host }
 }
 
 /// Whether a text names a registry, with or without a port.
@@ -175,7 +182,7 @@ impl FromStr for Reference {
             None => (rest, None),
         };
         let host = canonical_host(host.unwrap_or(DEFAULT_HOST));
-        if !is_host(host) {
+        if !is_host(&host) {
             return Err(bad("its host is no host name with or without a port"));
         }
         let repository = match repository.contains('/') {

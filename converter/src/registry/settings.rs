@@ -1,6 +1,6 @@
 //! What a site or user sets about registries. The program fills this from its configuration.
 
-use super::reference::{api_host, canonical_host, is_host, is_repository};
+use super::reference::{canonical_host, is_host, is_repository};
 use super::signature::Policy;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -78,7 +78,7 @@ impl Settings {
     /// Settings of a registry by any of its names.
     pub(super) fn host(&self, host: &str) -> Option<&Host> {
         let canonical = canonical_host(host);
-        self.hosts.get(host).or_else(|| self.hosts.get(canonical)).or_else(|| self.hosts.get(api_host(canonical)))
+        self.hosts.iter().find(|(name, _)| canonical_host(name) == canonical).map(|(_, settings)| settings)
     }
 
     /// Whether plain HTTP is allowed because somebody said so.

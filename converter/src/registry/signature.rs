@@ -7,7 +7,7 @@
 use super::client::Client;
 use super::error::{Error, words};
 use super::keys::PublicKey;
-use super::reference::{Reference, canonical_host};
+use super::reference::{Reference, canonical_host, is_host, is_repository};
 use crate::digest::Digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -68,6 +68,23 @@ impl Policy {
             .rev()
             .max_by_key(|rule| scope_length(&rule.scope))
             .map_or(&Requirement::Accept, |rule| &rule.requirement)
+    }
+}
+
+/// A scope in the spelling of names: `*`, `HOST`, or `HOST/NAMESPACE…`; `None` when no name could be in it, which would
+/// leave open what somebody wanted closed.
+#[must_use]
+pub fn scope(given: &str) -> Option<String> {
+    let given = given.trim_end_matches('/');
+    if given == "*" {
+        return Some(given.to_owned());
+    }
+    let (host, space) = given.split_once('/').map_or((given, None), |(host, space)| (host, Some(space)));
+    let host = canonical_host(host);
+    match space {
+        None => is_host(&host).then_some(host),
+        // All names of Docker Hub have two parts; of one part are those of `library`.
+        Some(space) => (is_host(&host) && is_repository(space)).then(|| format!("{host}/{space}")),
     }
 }
 
@@ -234,6 +251,26 @@ mod tests {
 
     fn rule(scope: &str, requirement: Requirement) -> Rule {
         Rule { scope: scope.into(), requirement }
+    }
+
+    #[test]
+    fn a_host_is_covered_however_it_is_spelled() {
+        let policy =
+            Policy { rules: vec![rule("docker.io", Requirement::Reject), rule("r.example/a", Requirement::Reject)] };
+        for name in
+            ["Registry-1.docker.io/library/x", "index.docker.io:443/a/b", "x", "R.Example/a", "r.example:443/a/b"]
+        {
+            let reference: Reference = name.parse().unwrap();
+            assert_eq!(policy.of(&reference.name()), &Requirement::Reject, "{name} is {}", reference.name());
+        }
+        let scopes =
+            [("*", Some("*")), ("Index.docker.io", Some("docker.io")), ("R.example:443/a/", Some("r.example/a"))];
+        for (given, canonical) in scopes {
+            assert_eq!(scope(given).as_deref(), canonical);
+        }
+        for wrong in ["", "https://r.example", "r.example/a:1", "r.example/A", "*/x", "a b"] {
+            assert_eq!(scope(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

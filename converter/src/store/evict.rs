@@ -155,7 +155,8 @@ impl Store {
 
     /// Whether an image that had no name when it was looked at may be about to get one, or has got it.
     fn is_in_the_making(&self, image: &Image) -> Result<bool, Error> {
-        let age = seconds(SystemTime::now()).saturating_sub(image.last_used);
+        let made = fs::metadata(&image.path).and_then(|file| file.modified()).map(seconds).unwrap_or_default();
+        let age = seconds(SystemTime::now()).saturating_sub(made);
         let claimed =
             || self.claims.read(&image.key).map(|seen| seen.is_some_and(|seen| !seen.is_gone(self.claims.own())));
         Ok(age < NAMING.as_secs() || claimed()? || self.refs.list()?.iter().any(|one| one.key == image.key))

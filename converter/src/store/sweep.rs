@@ -42,7 +42,10 @@ impl Store {
                     superseded || process().is_some_and(|process| process.is_gone(own)) || is_old(&path)
                 } else if name.ends_with(MARKER) {
                     self.claims.process_in(&path).is_some_and(|process| process.is_gone(own)) || is_old(&path)
-                } else if [".failed", PART, PREFIX].iter().any(|end| name.ends_with(end)) {
+                } else if name.ends_with(".failed") || name.ends_with(PART) {
+                    is_old(&path)
+                } else if name.strip_suffix(PREFIX).is_some_and(|part| !dir.join(part).exists()) {
+                    // Of a part that is there it is needed as long as that.
                     is_old(&path)
                 } else if dir == self.claims.dir() && is_key(name) && mine != Some(name) {
                     if let Some(seen) = self.claims.read(name)?.filter(|seen| seen.is_gone(own) || is_old(&path)) {

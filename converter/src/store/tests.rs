@@ -310,6 +310,8 @@ fn pruning_goes_by_age_size_and_names() {
     assert_eq!(keys(&pruned), [images[0].key.as_str()]);
     // Without a name nobody can use it.
     world.store.refs.remove("n2", arch()).unwrap();
+    assert!(keys(&prune(Policy::default())).is_empty(), "just made, it may be about to get one");
+    age(&images[1].path, 1);
     assert_eq!(keys(&prune(Policy::default())), [images[1].key.as_str()]);
     // A name whose image is gone.
     let pulled = world.pull(&world.layout("a", b"x"), Some("gone"));

@@ -64,6 +64,9 @@ fn rules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Rule>, D::Error> {
             (None, Some(keys)) if !keys.is_empty() => Requirement::Signed { keys, identity },
             _ => return Err(de::Error::custom("a signature has either keys or policy = \"accept\" or \"reject\"")),
         };
+        let scope = registry::scope(&scope).ok_or_else(|| {
+            de::Error::custom(format!("scope {scope:?} covers no image: write *, HOST, or HOST/NAME"))
+        })?;
         Ok(Rule { scope, requirement })
     };
     Vec::<Signature>::deserialize(from)?.into_iter().map(rule).collect()
@@ -147,6 +150,8 @@ mod tests {
             "[[signatures]]\nscope = \"x\"\nkeys = [\"/k\"]\npolicy = \"accept\"\n",
             "[hosts.x]\nmirrors = [\"https://m\"]\n",
             "[hosts.x]\nmirror = []\n",
+            "[[signatures]]\nscope = \"https://x\"\npolicy = \"reject\"\n",
+            "[[signatures]]\nscope = \"x/a:1\"\npolicy = \"reject\"\n",
             "connections = 0\n",
         ] {
             assert!(toml::from_str::<Registry>(text).is_err(), "{text}");
