@@ -22,6 +22,7 @@ pub mod output;
 pub mod profile;
 pub mod registry;
 mod repack;
+mod section;
 pub mod sif;
 mod sink;
 mod source;

@@ -16,13 +16,13 @@ use crate::error::Error;
 use crate::layer::{Blob, Layer, Packing};
 use crate::options::Options;
 use crate::registry::{self, Downloads, Reference};
+use crate::section::Section;
 use crate::sif;
 use export::Export;
 use oci_spec::image::Descriptor;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -339,30 +339,13 @@ impl Blob for FileBlob {
 }
 
 /// A part of a file.
-#[derive(Clone, Debug)]
-struct RangeBlob {
-    file: Arc<File>,
-    start: u64,
-    length: u64,
-}
-
-impl Blob for RangeBlob {
+impl Blob for Section<Arc<File>> {
     fn open(&self) -> io::Result<Box<dyn Read + Send + '_>> {
         Ok(Box::new(self.clone()))
     }
 
     fn packing(&self) -> Option<Packing> {
         Packing::of_reader(self.clone())
-    }
-}
-
-impl Read for RangeBlob {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = buffer.len().min(usize::try_from(self.length).unwrap_or(usize::MAX));
-        let count = self.file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.start)?;
-        self.start += count as u64;
-        self.length -= count as u64;
-        Ok(count)
     }
 }
 

@@ -191,7 +191,7 @@ fn userns_images_are_packed_anew_and_laid_out_by_a_profile() {
     let text = fails(&[image, "--profile", profile.to_str().unwrap()]);
     assert!(text.contains("profile.json") && text.contains("\"../x\": the path is not absolute"), "{text}");
     assert!(fails(&["/absent.sqfs"]).contains("cannot open /absent.sqfs: No such file"));
-    assert!(fails(&["docker://debian"]).contains("use oci:DIR"));
+    assert!(fails(&["podman://debian"]).contains("use docker://NAME"));
     assert!(fails(&[profile.to_str().unwrap()]).contains("it is no squashfs, SIF or tar file"));
     assert!(!out.join("x").exists());
 }

@@ -16,9 +16,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coracle-cri", &["coracle", "coracle-converter", "coracle-squashfs", "coracle-mpi-hooks"]),
     // A thin adapter that has the program do the work, so that one build of it outlives many releases.
     ("coracle-slurm-plugin", &[]),
-    // Judges of all the others; nothing may depend on them.
+    // Judges of all the others, on which nothing else may depend. The benchmarks start their servers as the tests do.
     ("coracle-tests", &["coracle", "coracle-squashfs", "coracle-converter", "coracle-mpi-hooks", "coracle-cri"]),
-    ("coracle-bench", &[]),
+    ("coracle-bench", &["coracle-tests"]),
 ];
 
 fn metadata() -> Value {

@@ -5,11 +5,11 @@ use super::error::{Error, words};
 use super::limits;
 use super::settings::{Settings, is_loopback};
 use super::tls;
+use crate::section::Section;
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -205,7 +205,7 @@ impl Http {
             }
             Payload::Part(file, start, length) => {
                 let builder = builder.header(header::CONTENT_LENGTH, length.to_string());
-                let mut part = Part { file, start, length };
+                let mut part = Section::new(file, start, length);
                 agent.run(builder.body(SendBody::from_reader(&mut part)).map_err(unusable)?)
             }
         };
@@ -219,22 +219,6 @@ enum Failure {
     Lasting(Error),
     /// It may work in a moment.
     Passing(Error),
-}
-
-struct Part<'a> {
-    file: &'a File,
-    start: u64,
-    length: u64,
-}
-
-impl Read for Part<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = buffer.len().min(usize::try_from(self.length).unwrap_or(usize::MAX));
-        let count = self.file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.start)?;
-        self.start += count as u64;
-        self.length -= count as u64;
-        Ok(count)
-    }
 }
 
 /// Host and port of a request.

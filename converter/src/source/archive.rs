@@ -2,9 +2,10 @@
 
 use super::export::Export;
 use super::stream::{Origin, PartBlob, Stream, StreamInput};
-use super::{RangeBlob, Store, StoredBlob, read_document};
+use super::{Store, StoredBlob, read_document};
 use crate::error::Error;
 use crate::layer::{Blob, Packing};
+use crate::section::Section;
 use crate::tar::{Entry, EntryKind, FileInput, Input, Piece, Reader};
 use std::collections::HashMap;
 use std::fs::File;
@@ -107,7 +108,7 @@ impl Archive {
                 None => return Ok(None),
                 Some(&Member::File { start, size }) => {
                     let blob: Box<dyn Blob> = match &self.content {
-                        Content::File(file) => Box::new(RangeBlob { file: Arc::clone(file), start, length: size }),
+                        Content::File(file) => Box::new(Section::new(Arc::clone(file), start, size)),
                         Content::Stream(stream) => {
                             Box::new(PartBlob { stream: Arc::clone(stream), start, length: size })
                         }
