@@ -26,7 +26,7 @@ pub fn run(images: &Images, rounds: usize, finish: &dyn Fn(Table) -> Result<()>)
     // One of the contenders speaks TLS alone.
     let (authority, kind) = authority(&images.scratch);
     let registry = Registry::start(&kind);
-    registry.fill(&images.layout, if images.small { "latest" } else { "gzip" }, NAME, None);
+    registry.fill(&images.layout, "gzip", NAME, None);
     let source = format!("docker://{}/{NAME}", registry.host());
     let equal = level_of(images)?;
     let settings = if images.small { vec![None] } else { vec![Some(equal), None] };
