@@ -1,7 +1,7 @@
 //! Finds the squashfs partition in a SIF file, Apptainer's image format.
 //!
 //! Layout: <https://github.com/apptainer/sif/blob/main/pkg/sif/sif.go>. Numbers are little-endian; descriptors are
-//! packed. Only what leads to the partition is read, and no more than [`DESCRIPTORS_MAX`] descriptors.
+//! packed. Only what leads to the partition is read, and no more than `DESCRIPTORS_MAX` descriptors.
 
 use std::fs::File;
 use std::io;
