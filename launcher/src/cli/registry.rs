@@ -78,7 +78,7 @@ pub enum RegistryCommand {
     /// They are kept in $REGISTRY_AUTH_FILE or ~/.config/containers/auth.json, which podman and skopeo read as well and only
     /// the user can.
     Login {
-        /// HOST[:PORT], perhaps with /NAMESPACE; Docker Hub is docker.io
+        /// `HOST[:PORT]`, perhaps with /NAMESPACE; Docker Hub is docker.io
         registry: String,
         /// User name
         #[arg(short, long)]

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 /// Bytes of a fingerprint.
 pub const BYTES: usize = 16;
 
-/// Takes parts in, and ends as [`BYTES`] bytes that tell them from others.
+/// Takes parts in, and ends as 16 bytes that tell them from others.
 ///
 /// It guards against chance, not against an attacker: what goes in is the caller's own. A hash that looks for the
 /// processor's fastest instructions first would take longer over that than over the hashing: a virtual machine has to
