@@ -116,7 +116,7 @@ fn pull(world: &World<'_>, contender: Contender, level: Option<u32>, out: &Path)
         Contender::Charliecloud => {
             let name = source.trim_start_matches("docker://");
             let ch = |program| charliecloud(program, &work.join("ch"));
-            let pull = cost(ch("ch-image").args(["--tls-no-verify", "--no-cache", "pull", name]))?;
+            let pull = cost(ch("ch-image").env("REQUESTS_CA_BUNDLE", authority).args(["--no-cache", "pull", name]))?;
             let convert = cost(ch("ch-convert").args(["-i", "ch-image", "-o", "squash", name]).arg(out))?;
             Ok(sum(&[pull, convert]))
         }
