@@ -48,6 +48,8 @@ impl Bars {
             None => ProgressBar::no_length(),
         };
         let bar = self.all.add(bar.with_style(style(template)).with_message(message));
+        // Shown now, not when the ticking begins: what follows may be over before.
+        bar.tick();
         bar.enable_steady_tick(TICK);
         shown.0 = Some(bar);
     }
