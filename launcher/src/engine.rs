@@ -82,6 +82,7 @@ pub enum Session {
 /// A launch under way.
 pub struct Launch<'a> {
     engine: Engine<'a>,
+    /// With what a plan has to begin.
     taken: Vec<Step>,
 }
 
@@ -106,7 +107,7 @@ impl<'a> Launch<'a> {
             root: None,
             warn,
         };
-        let mut launch = Self { engine, taken: Vec::new() };
+        let mut launch = Self { engine, taken: steps.to_vec() };
         launch.take(steps)?;
         Ok(launch)
     }
@@ -127,7 +128,6 @@ impl<'a> Launch<'a> {
         for step in steps {
             trace::mark(step);
             self.engine.take(step)?;
-            self.taken.push(step.clone());
         }
         Ok(())
     }

@@ -94,6 +94,15 @@ fn expected(host: &str) -> Vec<u8> {
     user.built(&layout.source(), &[])
 }
 
+/// One that lets in nobody but [`LOGIN`], and the directory with its password file.
+fn filled_for_one() -> (tempfile::TempDir, Registry) {
+    let dir = temp_dir();
+    let (name, password) = LOGIN.split_once(':').unwrap();
+    let registry = Registry::start(&htpasswd(dir.path(), name, password));
+    registry.fill(&corner_image(), "latest", &format!("{NAME}:1"), Some(LOGIN));
+    (dir, registry)
+}
+
 fn filled() -> Registry {
     let registry = Registry::plain();
     registry.fill(&corner_image(), "latest", &format!("{NAME}:1"), None);
@@ -178,10 +187,8 @@ fn registry_private_certificates_are_trusted_when_named() {
 fn registry_login_is_checked_kept_privately_used_and_forgotten() {
     registry_needs!();
     needs!(Tool("htpasswd"));
-    let dir = temp_dir();
+    let (_dir, registry) = filled_for_one();
     let (name, password) = LOGIN.split_once(':').unwrap();
-    let registry = Registry::start(&htpasswd(dir.path(), name, password));
-    registry.fill(&corner_image(), "latest", &format!("{NAME}:1"), Some(LOGIN));
     let (user, host) = (User::new(), registry.host());
     let source = format!("docker://{host}/{NAME}:1");
     user.refused(&source, &[], &["none are known", &format!("coracle registry login {host}")]);
@@ -390,10 +397,7 @@ fn registry_slow_servers_are_waited_for() {
 fn registry_redirects_carry_no_credentials_to_another_host() {
     registry_needs!();
     needs!(Tool("htpasswd"));
-    let dir = temp_dir();
-    let (name, password) = LOGIN.split_once(':').unwrap();
-    let registry = Registry::start(&htpasswd(dir.path(), name, password));
-    registry.fill(&corner_image(), "latest", &format!("{NAME}:1"), Some(LOGIN));
+    let (_dir, registry) = filled_for_one();
     let storage = filled();
     let elsewhere = Proxy::start(storage.port, |_| None);
     let target = elsewhere.host();
