@@ -64,7 +64,7 @@ impl Images {
         let (profile, image) = (self.scratch.join(format!("{name}.json")), self.scratch.join(format!("{name}.sqfs")));
         if !image.exists() {
             let mut record = Command::new(&self.coracle);
-            output(record.args(["profile", "record", "-o"]).arg(&profile).arg(&self.image).args(command))?;
+            output(record.args(["profile", "record", "--output"]).arg(&profile).arg(&self.image).args(command))?;
             output(
                 Command::new(&self.coracle).args(["build", "--profile"]).arg(&profile).arg(&image).arg(&self.image),
             )?;

@@ -7,14 +7,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::options::{Home, Options, Verb};
+use crate::options::Verb;
 
+mod flags;
 pub mod parse;
 pub mod quick;
 pub mod registry;
 mod store;
 pub mod units;
 
+pub use flags::Flags;
 pub use store::{Build, Conversion, Format, Images, Prune, Pull, PullArguments, Remove, Showing};
 
 /// The forms of a source, as help shows them.
@@ -121,7 +123,7 @@ pub struct Record {
     #[command(flatten)]
     pub flags: Flags,
     /// Where the profile goes [default: the image's name with .profile.json]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// An image, as for exec, and the command; the image's own program when there is none
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
@@ -187,44 +189,6 @@ pub struct Spec {
     pub words: Vec<OsString>,
 }
 
-/// Options of everything that runs a program in an image.
-#[derive(Debug, Default, Args)]
-pub struct Flags {
-    /// Show a file or directory of the host in the container; a comma separates several
-    #[arg(short = 'B', long, value_name = "SOURCE[:DESTINATION[:ro|rw]]", help_heading = "Mounts")]
-    pub bind: Vec<OsString>,
-    /// Leave out default mounts: proc, sys, dev, devpts, tmp, home, cwd, bind-paths or an absolute path
-    #[arg(long, value_name = "LIST", help_heading = "Mounts")]
-    pub no_mount: Vec<OsString>,
-    /// Use another home directory
-    #[arg(short = 'H', long, value_name = "SOURCE[:DESTINATION]", help_heading = "Mounts")]
-    pub home: Option<OsString>,
-    /// Mount no home directory
-    #[arg(long, conflicts_with = "home", help_heading = "Mounts")]
-    pub no_home: bool,
-    /// Minimal /dev, empty private /tmp and home directory, no working directory of the host
-    #[arg(short, long, help_heading = "Mounts")]
-    pub contain: bool,
-    /// Mount the image for this launch alone, without joining or making a session
-    #[arg(long)]
-    pub no_session: bool,
-    /// When to bring an image that is not given as a file into the store
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    pub pull: Pull,
-    /// Start in this directory of the container
-    #[arg(long, visible_alias = "cwd", value_name = "DIRECTORY")]
-    pub pwd: Option<PathBuf>,
-    /// Set a variable, or take the host's value when there is no `=`; a comma before a NAME= separates several
-    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "Environment")]
-    pub env: Vec<OsString>,
-    /// Set the variables in a file of NAME=VALUE lines
-    #[arg(long, value_name = "FILE", help_heading = "Environment")]
-    pub env_file: Vec<PathBuf>,
-    /// Start from the image's environment instead of the host's
-    #[arg(short = 'e', long, help_heading = "Environment")]
-    pub cleanenv: bool,
-}
-
 /// `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -253,37 +217,6 @@ pub struct Doctor {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-impl Flags {
-    /// The typed options.
-    ///
-    /// # Errors
-    /// The first value that does not parse.
-    pub fn options(&self) -> Result<Options, parse::Error> {
-        let mut options = Options {
-            env_files: self.env_file.clone(),
-            clean_env: self.cleanenv,
-            working_dir: self.pwd.clone(),
-            contain: self.contain,
-            ..Options::default()
-        };
-        for value in &self.bind {
-            options.binds.extend(parse::binds(value)?);
-        }
-        for value in &self.env {
-            options.env.extend(parse::env(value)?);
-        }
-        for value in &self.no_mount {
-            options.no_mount.extend(parse::no_mount(value)?);
-        }
-        options.home = match &self.home {
-            Some(value) => parse::home(value)?,
-            None if self.no_home => Home::Without,
-            None => Home::Own,
-        };
-        Ok(options)
-    }
 }
 
 /// Splits what follows the options into the image and the rest.

@@ -34,6 +34,9 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let (image, rest) = cli::image_and_rest(words).context("no image given")?;
     let verb = verb(rest)?;
+    if flags.dry_run {
+        return show(flags, &image, verb, true);
+    }
     let options = flags.options()?;
     let config = settings()?;
     let image = images::find(&image, flags.pull, &config)?.path;
@@ -68,20 +71,25 @@ pub(super) fn recorded(path: &Path, verb: Verb, options: &Options, record: Owned
     launch.first(Way::Alone, Some(record), Session::Without)
 }
 
-/// Prints what would happen.
-pub(super) fn show(arguments: &cli::Spec) -> anyhow::Result<Exit> {
+/// `spec`.
+pub(super) fn specification(arguments: &cli::Spec) -> anyhow::Result<Exit> {
     let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
     let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
-    let options = arguments.flags.options()?;
+    show(&arguments.flags, &image, verb, arguments.steps || arguments.flags.dry_run)
+}
+
+/// Prints what would happen.
+fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<Exit> {
+    let options = flags.options()?;
     let config = settings()?;
-    let image = images::find(&image, arguments.flags.pull, &config)?.path;
+    let image = images::find(image, flags.pull, &config)?.path;
     let tree = Remembered::open(ImageFile::open(&image)?);
     let path = std::path::absolute(&image)?;
     let around = Surroundings::collect(&options)?;
     let Prepared { composed, wanted, .. } = Launch { image, path, verb, options, around }.prepare(&tree, None)?;
-    let way = if Sessions::read(&arguments.flags, &config)?.is_some() { Way::Found } else { Way::Alone };
+    let way = if Sessions::read(flags, &config)?.is_some() { Way::Found } else { Way::Alone };
     print(|out| {
-        if arguments.steps {
+        if steps {
             write!(out, "{}", wanted.plan(way))?;
         } else {
             // By way of a value, whose keys are sorted: the specification's own maps come in any order.

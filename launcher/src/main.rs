@@ -112,7 +112,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Profile(cli::Profile { command: cli::ProfileCommand::Record(arguments) }) => {
             return record::record(&arguments);
         }
-        Command::Spec(spec) => launch::show(&spec),
+        Command::Spec(spec) => launch::specification(&spec),
         Command::Session(session) => launch::sessions(&session.command),
         Command::Build(arguments) => build::build(&arguments).map(|()| Exit::Success),
         Command::Pull(arguments) => build::pull(&arguments).map(|()| Exit::Success),

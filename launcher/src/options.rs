@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// What to execute in the image.
@@ -15,15 +16,83 @@ pub enum Verb {
     Shell(Vec<OsString>),
 }
 
-/// A file or directory of the host to show in the container.
+/// Something to show in the container besides the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
-    /// On the host, perhaps relative to the working directory.
-    pub source: PathBuf,
+    /// What.
+    pub source: BindSource,
     /// In the container, absolute; the absolute source when `None`.
     pub destination: Option<PathBuf>,
-    /// Whether the container may only read it.
-    pub read_only: bool,
+    /// Mount options, by the runtime specification's words (`ro`, `nosuid`, `bind`, `rslave`), the last of opposites counts.
+    pub options: Vec<String>,
+    /// Left out, without a word, where the source is not there: what a site binds by default.
+    pub optional: bool,
+}
+
+/// What a [`Bind`] shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindSource {
+    /// A file, directory or device of the host, perhaps relative to the working directory.
+    Host(PathBuf),
+    /// What a squashfs or SIF file holds.
+    Image {
+        /// The file, perhaps relative to the working directory.
+        file: PathBuf,
+        /// Absolute, in it; a directory or a file.
+        inside: PathBuf,
+    },
+    /// A new, empty `tmpfs`.
+    Empty {
+        /// Most bytes that it takes; half of the memory when `None`.
+        size: Option<u64>,
+    },
+}
+
+impl Bind {
+    /// Of what the host has at `source`.
+    #[must_use]
+    pub fn of_host(source: impl Into<PathBuf>, destination: Option<PathBuf>) -> Self {
+        Self { source: BindSource::Host(source.into()), destination, options: Vec::new(), optional: false }
+    }
+}
+
+/// A layer over the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// In memory, gone with the program.
+    Memory {
+        /// Most bytes that it takes; half of the memory when `None`.
+        size: Option<u64>,
+    },
+    /// A directory, or a squashfs file that can only be read, perhaps relative to the working directory.
+    At {
+        /// On the host. What a writable one keeps is in `upper` in it.
+        path: PathBuf,
+        /// Whether nothing is written to it.
+        read_only: bool,
+    },
+}
+
+/// Namespaces of the container's own, besides those for users and mounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Processes: an init is process 1.
+    pub pid: bool,
+    /// System V IPC and POSIX message queues.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+    /// Network: nothing but a loopback device.
+    pub net: bool,
+}
+
+/// Capabilities within the container's user namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Names such as `CAP_SYS_ADMIN`, in capitals and with `CAP_`; `ALL` for all.
+    pub add: BTreeSet<String>,
+    /// As in `add`; counts after it.
+    pub drop: BTreeSet<String>,
 }
 
 /// One change to the environment.
@@ -90,8 +159,57 @@ pub struct Options {
     pub working_dir: Option<PathBuf>,
     /// Home directory.
     pub home: Home,
+    /// Names of variables, with `*` for any letters, that are not taken from the host.
+    pub no_env: Vec<OsString>,
     /// Minimal `/dev`, private `/tmp` and home, no working directory of the host.
     pub contain: bool,
     /// Default mounts to leave out.
     pub no_mount: BTreeSet<DefaultMount>,
+    /// Where on the host a private `/tmp`, `/var/tmp`, home and [`scratch`](Self::scratch) are, instead of in memory.
+    pub work_dir: Option<PathBuf>,
+    /// Absolute directories of the container that are empty and writable.
+    pub scratch: Vec<PathBuf>,
+    /// Over the image, from the bottom up. The top one is written to unless it can only be read.
+    pub layers: Vec<Layer>,
+    /// Write to the image itself, which must be a directory.
+    pub writable: bool,
+    /// Namespaces of its own.
+    pub namespaces: Namespaces,
+    /// The container's host name, which takes a UTS namespace.
+    pub hostname: Option<String>,
+    /// Name servers, instead of the host's.
+    pub dns: Vec<IpAddr>,
+    /// Be root in the container.
+    pub fakeroot: bool,
+    /// Map the caller's supplementary groups, as far as `/etc/subgid` lets it.
+    pub map_groups: bool,
+    /// Capabilities.
+    pub capabilities: Capabilities,
+    /// A seccomp profile, as Docker and the runtime specification have them.
+    pub seccomp: Option<PathBuf>,
+    /// Shell to start instead of the image's.
+    pub shell: Option<PathBuf>,
+}
+
+impl Options {
+    /// The first thing asked for that a launch does not do.
+    pub(crate) fn not_done(&self) -> Option<&'static str> {
+        let image = |bind: &Bind| matches!(bind.source, BindSource::Image { .. });
+        let Namespaces { pid, ipc, uts, net } = self.namespaces;
+        let asked = [
+            (!self.layers.is_empty(), "a writable layer"),
+            (self.writable, "writing to the image"),
+            (pid || ipc || uts || net, "a namespace of its own"),
+            (!self.dns.is_empty(), "--dns"),
+            (self.fakeroot, "--fakeroot"),
+            (self.map_groups, "--userns"),
+            (self.capabilities != Capabilities::default(), "a choice of capabilities"),
+            (self.seccomp.is_some(), "a seccomp profile"),
+            (!self.no_env.is_empty(), "--no-env"),
+            (self.shell.is_some(), "--shell"),
+            (self.work_dir.is_some(), "--workdir"),
+            (self.binds.iter().any(image), "a bind of an image"),
+        ];
+        asked.into_iter().find_map(|(asked, what)| asked.then_some(what))
+    }
 }

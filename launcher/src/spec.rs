@@ -85,6 +85,9 @@ pub enum Error {
         /// As given.
         source_path: PathBuf,
     },
+    /// Something that is understood and not done.
+    #[error("cannot do what was asked for: {0} is not supported yet")]
+    NotDone(&'static str),
     /// `--pwd`
     #[error("cannot start in {}: write an absolute path of the container", path.display())]
     RelativeCwd {
@@ -129,6 +132,9 @@ pub fn compose(
     host: &Host,
     probe: &dyn Probe,
 ) -> Result<Composed, Error> {
+    if let Some(what) = options.not_done() {
+        return Err(Error::NotDone(what));
+    }
     let config = configuration(image.tree)?;
     let mut warnings = Vec::new();
     let shell = login_shell(image.tree, &host.who.account.shell)?;

@@ -338,7 +338,7 @@ fn userns_a_profile_is_recorded_and_laid_out() {
     });
     let profile = world.home.join("profile.json");
     let mut record = world.coracle();
-    record.args(["profile", "record", "-o"]).arg(&profile).arg(&world.image);
+    record.args(["profile", "record", "--output"]).arg(&profile).arg(&world.image);
     let output = record.args(["--", "sh", "-c", "cat /read-first /read-second > /dev/null; exit 7"]).output().unwrap();
     assert!(complaint(&output, 7).contains("files"));
     let text = fs::read_to_string(&profile).unwrap();

@@ -3,13 +3,14 @@
 //! Everything works on bytes, because paths and values need not be UTF-8.
 
 use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use coracle_squashfs::compress::Compression;
 use coracle_squashfs::format::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 
-use crate::options::{Bind, DefaultMount, EnvSetting, Home};
+use crate::options::{Bind, BindSource, DefaultMount, EnvSetting, Home, Layer};
 
 /// Why an option's value was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -35,7 +36,10 @@ pub enum Error {
         value: OsString,
     },
     /// An unknown third part of a bind.
-    #[error("bind {value:?} has the unknown option {option:?}: use ro or rw")]
+    #[error(
+        "bind {value:?} has the unknown option {option:?}: use ro, rw, nosuid, nodev, noexec, bind, rbind, a propagation such as rslave, \
+         or image-src=PATH"
+    )]
     BindOption {
         /// As given.
         value: OsString,
@@ -74,6 +78,82 @@ pub enum Error {
     /// A block size that squashfs does not have.
     #[error("no such block size: use a power of two from 4K to 1M")]
     BlockSize,
+    /// A `--mount` that is not understood.
+    #[error(
+        "mount {value:?}: {problem}; write type=bind,source=SOURCE,destination=DESTINATION[,ro], or type=tmpfs,destination=DESTINATION"
+    )]
+    MountKeys {
+        /// As given.
+        value: OsString,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A device that is none.
+    #[error(
+        "device {value:?}: write the absolute path of a device, like /dev/fuse[:DESTINATION]; names of CDI devices are not supported yet"
+    )]
+    Device {
+        /// As given.
+        value: OsString,
+    },
+    /// A directory that is not absolute.
+    #[error("scratch directory {value:?}: write an absolute path below /")]
+    Scratch {
+        /// As given.
+        value: OsString,
+    },
+    /// An overlay without a path, or with an unknown option.
+    #[error("overlay {value:?}: write PATH or PATH:ro")]
+    Overlay {
+        /// As given.
+        value: OsString,
+    },
+    /// No host name.
+    #[error("{value:?} is no host name: use letters, digits, dots and dashes, at most 64")]
+    Hostname {
+        /// As given.
+        value: String,
+    },
+    /// No address.
+    #[error("{value:?} is no address of a name server: write one like 192.0.2.53 or 2001:db8::53")]
+    Address {
+        /// As given.
+        value: String,
+    },
+    /// No capability.
+    #[error("{value:?} is no capability: write a name of capabilities(7), like CAP_NET_RAW, or ALL")]
+    Capability {
+        /// As given.
+        value: String,
+    },
+    /// A restriction of another kind.
+    #[error("security {value:?}: write seccomp:FILE; labels of SELinux and AppArmor are not changed")]
+    Security {
+        /// As given.
+        value: OsString,
+    },
+    /// A driver that this version does not bring along.
+    #[error(
+        "{option}: this version does not bring the driver's libraries into the container; the devices are there: bind the libraries with --bind, and name their directory in LD_LIBRARY_PATH with --env"
+    )]
+    Driver {
+        /// As given.
+        option: &'static str,
+    },
+    /// A choice of MPI that this version does not have.
+    #[error("mpi {value:?}: use container or off; this version does not bring the host's MPI into the container")]
+    Mpi {
+        /// As given.
+        value: String,
+    },
+    /// A network that only root could make.
+    #[error(
+        "network {value:?}: without privileges there is only none, a loopback device; leave --net out for the host's network"
+    )]
+    Network {
+        /// As given.
+        value: String,
+    },
     /// An unknown default mount.
     #[error(
         "no default mount is called {name:?}: use proc, sys, dev, devpts, tmp, home, cwd, bind-paths, hostfs or an absolute path"
@@ -105,12 +185,51 @@ fn split(value: &[u8], separator: u8, escapable: &[u8], keep_escapes: bool) -> V
     parts
 }
 
-/// Parses `SOURCE[:DESTINATION[:ro|rw]]`, several of them joined by commas; `\:` and `\,` are literal.
+/// Parses `SOURCE[:DESTINATION[:OPTIONS]]`, several of them joined by commas; `\:` and `\,` are literal. A comma after which
+/// only mount options follow is one of the list of options.
 ///
 /// # Errors
 /// An [`Error`] that names the part which is wrong.
 pub fn binds(value: &OsStr) -> Result<Vec<Bind>, Error> {
-    split(value.as_bytes(), b',', b",:\\", true).into_iter().map(|one| bind(&one)).collect()
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    for piece in split(value.as_bytes(), b',', b",:\\", true) {
+        match pieces.last_mut() {
+            // `/a:/b:ro,nosuid` is one bind; a source called `ro` is written `./ro`.
+            Some(last) if is_option(&piece) && split(last, b':', b",:\\", true).len() > 2 => {
+                last.push(b',');
+                last.extend_from_slice(&piece);
+            }
+            _ => pieces.push(piece),
+        }
+    }
+    pieces.into_iter().map(|one| bind(&one)).collect()
+}
+
+/// Options of a bind, by the names that the runtime specification has for them.
+const BIND_OPTIONS: [&str; 18] = [
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "bind",
+    "rbind",
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+];
+const IMAGE_SOURCE: &[u8] = b"image-src=";
+
+fn is_option(word: &[u8]) -> bool {
+    BIND_OPTIONS.iter().any(|option| option.as_bytes() == word) || word.starts_with(IMAGE_SOURCE)
 }
 
 fn bind(value: &[u8]) -> Result<Bind, Error> {
@@ -121,25 +240,256 @@ fn bind(value: &[u8]) -> Result<Bind, Error> {
         _ => return Err(Error::BindSource { value: whole() }),
     };
     let destination = parts.next().filter(|part| !part.is_empty()).map(PathBuf::from);
-    if let Some(destination) = &destination {
-        if !destination.is_absolute() {
-            return Err(Error::BindDestination { value: whole(), destination: destination.clone() });
-        }
-        if is_root(destination) {
-            return Err(Error::BindRoot { value: whole() });
-        }
-    } else if is_root(&source) {
-        return Err(Error::BindRoot { value: whole() });
+    check_destination(destination.as_deref(), &source, &whole)?;
+    let mut bind = Bind::of_host(source, destination);
+    for option in parts.flat_map(|part| split(part.as_bytes(), b',', b"", false)).filter(|option| !option.is_empty()) {
+        add_option(&mut bind, &option)
+            .ok_or_else(|| Error::BindOption { value: whole(), option: OsString::from_vec(option) })?;
     }
-    let mut read_only = false;
-    for option in parts {
-        match option.as_bytes() {
-            b"ro" => read_only = true,
-            b"rw" | b"" => read_only = false,
-            _ => return Err(Error::BindOption { value: whole(), option }),
+    Ok(bind)
+}
+
+fn check_destination(destination: Option<&Path>, source: &Path, whole: &dyn Fn() -> OsString) -> Result<(), Error> {
+    match destination {
+        Some(path) if !path.is_absolute() => {
+            Err(Error::BindDestination { value: whole(), destination: path.to_path_buf() })
+        }
+        Some(path) if is_root(path) => Err(Error::BindRoot { value: whole() }),
+        None if is_root(source) => Err(Error::BindRoot { value: whole() }),
+        _ => Ok(()),
+    }
+}
+
+fn add_option(bind: &mut Bind, option: &[u8]) -> Option<()> {
+    if let Some(inside) = option.strip_prefix(IMAGE_SOURCE) {
+        let BindSource::Host(file) = &bind.source else { return None };
+        let inside = PathBuf::from(OsString::from_vec(inside.to_vec()));
+        bind.source = BindSource::Image { file: file.clone(), inside: Path::new("/").join(inside) };
+        return Some(());
+    }
+    let option = BIND_OPTIONS.iter().find(|known| known.as_bytes() == option)?;
+    bind.options.push((*option).to_owned());
+    Some(())
+}
+
+/// Parses Docker's and Apptainer's `--mount`: `type=bind|tmpfs`, `source` (`src`), `destination` (`dst`, `target`), `ro`
+/// (`readonly`), `image-src`, `bind-propagation`, `bind-nonrecursive`, `tmpfs-size`; a value in double quotes may have commas.
+///
+/// # Errors
+/// [`Error::MountKeys`], and those of a bind.
+pub fn mount(value: &OsStr) -> Result<Bind, Error> {
+    let wrong = |problem: String| Error::MountKeys { value: value.to_owned(), problem };
+    let mut kind = None;
+    let (mut source, mut destination, mut size) = (None, None, None);
+    let mut words: Vec<Vec<u8>> = Vec::new();
+    for field in fields(value.as_bytes()) {
+        let (key, content) = match field.iter().position(|byte| *byte == b'=') {
+            Some(at) => (field[..at].to_vec(), field[at + 1..].to_vec()),
+            None => (field, Vec::new()),
+        };
+        let path = || PathBuf::from(OsString::from_vec(content.clone()));
+        let text = || String::from_utf8_lossy(&content).into_owned();
+        match key.as_slice() {
+            b"type" => kind = Some(text()),
+            b"source" | b"src" => source = Some(path()),
+            b"destination" | b"dst" | b"target" => destination = Some(path()),
+            b"ro" | b"readonly" if !matches!(content.as_slice(), b"" | b"true" | b"1") => words.push(b"rw".to_vec()),
+            b"ro" | b"readonly" => words.push(b"ro".to_vec()),
+            b"rw" => words.push(b"rw".to_vec()),
+            b"bind-propagation" => words.push(content),
+            b"bind-nonrecursive" if matches!(content.as_slice(), b"" | b"true" | b"1") => words.push(b"bind".to_vec()),
+            b"bind-nonrecursive" => {}
+            b"image-src" => words.push([IMAGE_SOURCE, &content].concat()),
+            b"tmpfs-size" => size = Some(super::units::size(&text())?),
+            _ => return Err(wrong(format!("there is no key {}", String::from_utf8_lossy(&key)))),
         }
     }
-    Ok(Bind { source, destination, read_only })
+    let whole = || value.to_owned();
+    let mut bind = match (kind.as_deref(), source) {
+        (Some("bind"), Some(source)) => {
+            check_destination(destination.as_deref(), &source, &whole)?;
+            Bind::of_host(source, destination)
+        }
+        (Some("bind"), None) => return Err(wrong("it has no source".to_owned())),
+        (Some("tmpfs"), None) => {
+            let destination = destination.ok_or_else(|| wrong("it has no destination".to_owned()))?;
+            check_destination(Some(&destination), Path::new("."), &whole)?;
+            let source = BindSource::Empty { size };
+            Bind { source, destination: Some(destination), options: Vec::new(), optional: false }
+        }
+        (Some("tmpfs"), Some(_)) => return Err(wrong("a tmpfs has no source".to_owned())),
+        (Some(other), _) => return Err(wrong(format!("there is no type {other}"))),
+        (None, _) => return Err(wrong("it has no type".to_owned())),
+    };
+    for word in words {
+        let unknown = || wrong(format!("{} is no option of it", String::from_utf8_lossy(&word)));
+        add_option(&mut bind, &word).ok_or_else(unknown)?;
+    }
+    Ok(bind)
+}
+
+/// Fields of a line of comma-separated values.
+fn fields(line: &[u8]) -> Vec<Vec<u8>> {
+    let mut fields = vec![Vec::new()];
+    let mut quoted = false;
+    for byte in line {
+        match (byte, fields.last_mut()) {
+            (b'"', _) => quoted = !quoted,
+            (b',', _) if !quoted => fields.push(Vec::new()),
+            (byte, Some(field)) => field.push(*byte),
+            (_, None) => {}
+        }
+    }
+    fields
+}
+
+/// Parses `DEVICE[:DESTINATION[:rwm]]`.
+///
+/// # Errors
+/// [`Error::Device`]
+pub fn device(value: &OsStr) -> Result<Bind, Error> {
+    let refused = || Error::Device { value: value.to_owned() };
+    let parts: Vec<Vec<u8>> = split(value.as_bytes(), b':', b":\\", false);
+    let path =
+        |bytes: &Vec<u8>| Some(PathBuf::from(OsString::from_vec(bytes.clone()))).filter(|path| path.is_absolute());
+    let (source, rest) = parts.split_first().ok_or_else(refused)?;
+    let source = path(source).filter(|path| path.starts_with("/dev")).ok_or_else(refused)?;
+    let destination = match rest {
+        [] => None,
+        [destination] => Some(path(destination).ok_or_else(refused)?),
+        [destination, access] if access.iter().all(|letter| b"rwm".contains(letter)) => {
+            Some(path(destination).ok_or_else(refused)?)
+        }
+        _ => return Err(refused()),
+    };
+    Ok(Bind::of_host(source, destination))
+}
+
+/// Parses a list of directories of the container.
+///
+/// # Errors
+/// [`Error::Scratch`]
+pub fn scratch(value: &OsStr) -> Result<Vec<PathBuf>, Error> {
+    let refused = || Error::Scratch { value: value.to_owned() };
+    let paths =
+        split(value.as_bytes(), b',', b",\\", false).into_iter().map(|path| PathBuf::from(OsString::from_vec(path)));
+    paths.map(|path| if path.is_absolute() && !is_root(&path) { Ok(path) } else { Err(refused()) }).collect()
+}
+
+/// Parses `PATH[:ro|:rw]`.
+///
+/// # Errors
+/// [`Error::Overlay`]
+pub fn overlay(value: &OsStr) -> Result<Layer, Error> {
+    let refused = || Error::Overlay { value: value.to_owned() };
+    let parts = split(value.as_bytes(), b':', b":\\", false);
+    let read_only = match parts.get(1..).unwrap_or_default() {
+        [] => false,
+        [word] if word == b"ro" => true,
+        [word] if word == b"rw" => false,
+        _ => return Err(refused()),
+    };
+    let path = parts.into_iter().next().filter(|path| !path.is_empty()).ok_or_else(refused)?;
+    Ok(Layer::At { path: PathBuf::from(OsString::from_vec(path)), read_only })
+}
+
+/// Checks a host name.
+///
+/// # Errors
+/// [`Error::Hostname`]
+pub fn hostname(value: &str) -> Result<String, Error> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    let valid = (1..=64).contains(&value.len()) && !value.starts_with('-') && value.bytes().all(plain);
+    if valid { Ok(value.to_owned()) } else { Err(Error::Hostname { value: value.to_owned() }) }
+}
+
+/// Parses a list of addresses.
+///
+/// # Errors
+/// [`Error::Address`]
+pub fn addresses(value: &str) -> Result<Vec<IpAddr>, Error> {
+    let address = |text: &str| text.trim().parse().map_err(|_| Error::Address { value: text.to_owned() });
+    value.split(',').map(address).collect()
+}
+
+/// A list of names, or patterns of names.
+#[must_use]
+pub fn names(value: &OsStr) -> Vec<OsString> {
+    let names = value.as_bytes().split(|byte| *byte == b',').filter(|name| !name.is_empty());
+    names.map(|name| OsString::from_vec(name.to_vec())).collect()
+}
+
+/// All capabilities.
+pub const ALL: &str = "ALL";
+/// By number, as capabilities(7) names them.
+pub const CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// Parses a list of capabilities, in any case and with or without `CAP_`.
+///
+/// # Errors
+/// [`Error::Capability`]
+pub fn capabilities(value: &str) -> Result<Vec<String>, Error> {
+    let one = |text: &str| {
+        let name = text.trim().to_ascii_uppercase();
+        if name == ALL {
+            return Ok(name);
+        }
+        let name = if name.starts_with("CAP_") { name } else { format!("CAP_{name}") };
+        if CAPABILITIES.contains(&name.as_str()) { Ok(name) } else { Err(Error::Capability { value: text.to_owned() }) }
+    };
+    value.split(',').map(one).collect()
+}
+
+/// Parses `seccomp:FILE`.
+///
+/// # Errors
+/// [`Error::Security`]
+pub fn security(value: &OsStr) -> Result<PathBuf, Error> {
+    let file = value.as_bytes().strip_prefix(b"seccomp:").filter(|file| !file.is_empty());
+    let file = file.ok_or_else(|| Error::Security { value: value.to_owned() })?;
+    Ok(PathBuf::from(OsString::from_vec(file.to_vec())))
 }
 
 fn is_root(path: &Path) -> bool {
@@ -305,7 +655,47 @@ mod tests {
     use super::*;
 
     fn bind_of(source: &str, destination: Option<&str>, read_only: bool) -> Bind {
-        Bind { source: source.into(), destination: destination.map(PathBuf::from), read_only }
+        let options = if read_only { vec!["ro".to_owned()] } else { Vec::new() };
+        Bind { options, ..Bind::of_host(source, destination.map(PathBuf::from)) }
+    }
+
+    fn raw_source() -> OsString {
+        OsString::from_vec(b"/\xff".to_vec())
+    }
+
+    #[test]
+    fn mounts_are_read_by_keys() {
+        let parse = |value: &str| mount(OsStr::new(value));
+        let bind = parse("type=bind,\"source=/a,b\",dst=/c,ro,bind-propagation=rslave").unwrap();
+        assert_eq!(bind.source, BindSource::Host("/a,b".into()));
+        assert_eq!((bind.destination, bind.options), (Some("/c".into()), vec!["ro".into(), "rslave".into()]));
+        let tmpfs = parse("type=tmpfs,target=/t,tmpfs-size=1M").unwrap();
+        assert_eq!(tmpfs.source, BindSource::Empty { size: Some(1 << 20) });
+        for bad in [
+            "source=/a",
+            "type=bind,dst=/b",
+            "type=tmpfs",
+            "type=bind,src=/a,x=1",
+            "type=volume,src=a,dst=/b",
+            "type=bind,src=/a,dst=/",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn devices_overlays_names_and_capabilities() {
+        assert_eq!(device(OsStr::new("/dev/fuse")).unwrap(), Bind::of_host("/dev/fuse", None));
+        assert_eq!(device(OsStr::new("/dev/a:/dev/b:rw")).unwrap(), Bind::of_host("/dev/a", Some("/dev/b".into())));
+        assert!(device(OsStr::new("nvidia.com/gpu=all")).unwrap_err().to_string().contains("CDI"));
+        let layer = |path: &str, read_only| Layer::At { path: path.into(), read_only };
+        assert_eq!(overlay(OsStr::new("a:ro")).unwrap(), layer("a", true));
+        assert_eq!(overlay(OsStr::new("a")).unwrap(), layer("a", false));
+        assert!(overlay(OsStr::new("a:x")).is_err() && overlay(OsStr::new("")).is_err());
+        assert_eq!(capabilities("net_raw,CAP_CHOWN,all").unwrap(), ["CAP_NET_RAW", "CAP_CHOWN", "ALL"]);
+        assert!(capabilities("nonsense").is_err() && hostname("a b").is_err() && hostname("").is_err());
+        assert!(addresses("192.0.2.1,x").is_err() && security(OsStr::new("selinux:x")).is_err());
+        assert!(scratch(OsStr::new("/a,b")).is_err() && scratch(OsStr::new("/")).is_err());
     }
 
     fn set(name: &str, value: &str) -> EnvSetting {
@@ -317,12 +707,20 @@ mod tests {
         assert_eq!(binds(OsStr::new("/a")).unwrap(), [bind_of("/a", None, false)]);
         assert_eq!(
             binds(OsStr::new("/a:/b:ro,c:/d:rw,/e::ro")).unwrap(),
-            [bind_of("/a", Some("/b"), true), bind_of("c", Some("/d"), false), bind_of("/e", None, true)]
+            [
+                bind_of("/a", Some("/b"), true),
+                Bind { options: vec!["rw".into()], ..bind_of("c", Some("/d"), false) },
+                bind_of("/e", None, true)
+            ]
         );
         assert_eq!(binds(OsStr::new(r"/a\:b\,c:/d")).unwrap(), [bind_of("/a:b,c", Some("/d"), false)]);
         assert_eq!(binds(OsStr::new(r"/a\x:/d")).unwrap(), [bind_of(r"/a\x", Some("/d"), false)]);
         let raw = OsString::from_vec(b"/\xff:/d".to_vec());
-        assert_eq!(binds(&raw).unwrap()[0].source.as_os_str().as_bytes(), b"/\xff");
+        assert_eq!(binds(&raw).unwrap()[0].source, BindSource::Host(PathBuf::from(raw_source())));
+        let words = |bind: &Bind| bind.options.join(" ");
+        let parsed = binds(OsStr::new("/a:/b:ro,nosuid,/c:/d,x.sqfs:/e:image-src=/f,ro")).unwrap();
+        assert_eq!(parsed.iter().map(words).collect::<Vec<_>>(), ["ro nosuid", "", "ro"]);
+        assert_eq!(parsed[2].source, BindSource::Image { file: "x.sqfs".into(), inside: "/f".into() });
     }
 
     #[test]
@@ -330,7 +728,7 @@ mod tests {
         let text = |value: &str| binds(OsStr::new(value)).unwrap_err().to_string();
         assert_eq!(text(""), "bind \"\" names no source: write SOURCE[:DESTINATION[:ro|rw]]");
         assert_eq!(text("/a:b"), "bind \"/a:b\" has the destination \"b\": write an absolute path");
-        assert_eq!(text("/a:/b:rx"), "bind \"/a:/b:rx\" has the unknown option \"rx\": use ro or rw");
+        assert!(text("/a:/b:rx").starts_with("bind \"/a:/b:rx\" has the unknown option \"rx\": use ro, rw"));
         assert!(text("/a:/").contains("cover the whole image"));
         assert!(text("/").contains("cover the whole image"));
     }

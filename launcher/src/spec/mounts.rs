@@ -7,7 +7,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::Error;
 use crate::host::{Host, Kind, Probe};
 use crate::image::{Entry, Tree};
-use crate::options::{Bind, DefaultMount, Home, Options};
+use crate::options::{Bind, BindSource, DefaultMount, Home, Options};
 
 /// Single directories that hold the host's system or everyone's homes: showing the host's would hide the image's.
 const NEVER: [&str; 10] = ["/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var"];
@@ -17,11 +17,28 @@ const NEVER_BELOW: [&str; 11] =
 /// Files of the host's network that programs need to reach it.
 const FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/localtime"];
 
+/// Type of a mount that shows what a squashfs or SIF file holds.
+pub(crate) const SQUASHFS: &str = "squashfs";
+/// Begins the option that says what of it.
+pub(crate) const INSIDE: &str = "image-src=";
+
 /// What stands at a destination.
 #[derive(Clone, Debug)]
 enum What {
-    Bind { source: PathBuf, read_only: bool },
-    New { kind: &'static str, options: Vec<String> },
+    Bind {
+        source: PathBuf,
+        options: Vec<String>,
+    },
+    New {
+        kind: &'static str,
+        options: Vec<String>,
+    },
+    /// What the squashfs in `file` has at `inside`.
+    Image {
+        file: PathBuf,
+        inside: PathBuf,
+        options: Vec<String>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -56,15 +73,26 @@ impl Mounts {
         self.items.iter().any(|item| item.destination == destination)
     }
 
-    fn bind(&mut self, source: &Path, destination: &Path, read_only: bool, optional: bool) {
-        let what = What::Bind { source: source.to_path_buf(), read_only };
+    fn add(&mut self, destination: &Path, what: What, optional: bool) {
         self.items.push(Item { destination: destination.to_path_buf(), what, optional });
+    }
+
+    fn bind(&mut self, source: &Path, destination: &Path, options: &[String], optional: bool) {
+        let what = What::Bind { source: source.to_path_buf(), options: options.to_vec() };
+        self.add(destination, what, optional);
     }
 
     fn new_fs(&mut self, kind: &'static str, destination: &Path, options: &[&str]) {
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let what = What::New { kind, options };
-        self.items.push(Item { destination: destination.to_path_buf(), what, optional: false });
+        self.add(destination, What::New { kind, options }, false);
+    }
+
+    /// An empty directory: on the host, in the directory that the caller chose, or else in memory.
+    fn empty(&mut self, destination: &Path, host_side: Option<PathBuf>, options: &[&str]) {
+        match host_side {
+            Some(source) => self.bind(&source, destination, &["nosuid", "nodev"].map(str::to_owned), false),
+            None => self.new_fs("tmpfs", destination, options),
+        }
     }
 
     /// Binds the working directory unless that would hide the image's own system.
@@ -73,7 +101,7 @@ impl Mounts {
             || NEVER_BELOW.iter().any(|dir| is_below(cwd, Path::new(dir)))
             || self.has(cwd);
         if !system {
-            self.bind(cwd, cwd, false, true);
+            self.bind(cwd, cwd, &[], true);
         }
         !system
     }
@@ -88,10 +116,10 @@ impl Mounts {
         let mount = |item: Item| {
             let builder = MountBuilder::default().destination(item.destination);
             let builder = match item.what {
-                What::Bind { source, read_only } => {
-                    let access = if read_only { "ro" } else { "rw" };
-                    let options = ["rbind", "rslave", access].map(str::to_owned).to_vec();
-                    builder.typ("bind").source(source).options(options)
+                What::Bind { source, options } => builder.typ("bind").source(source).options(bind_options(options)),
+                What::Image { file, inside, options } => {
+                    let inside = format!("{INSIDE}{}", inside.display());
+                    builder.typ(SQUASHFS).source(file).options(options.into_iter().chain([inside]).collect::<Vec<_>>())
                 }
                 What::New { kind, options } => builder.typ(kind).source(kind).options(options),
             };
@@ -99,6 +127,20 @@ impl Mounts {
         };
         Ok((items.into_iter().map(mount).collect::<Result<_, _>>()?, optional))
     }
+}
+
+/// With what is mounted below it, receiving what the host mounts there later, and writable, unless told otherwise.
+fn bind_options(given: Vec<String>) -> Vec<String> {
+    let defaults = [
+        ("rbind", ["bind", "rbind"].as_slice()),
+        ("rslave", &["private", "rprivate", "slave", "rslave"]),
+        ("rw", &["ro", "rw"]),
+    ];
+    let missing = |others: &[&str]| !given.iter().any(|option| others.contains(&option.as_str()));
+    let mut options: Vec<String> =
+        defaults.iter().filter(|(_, others)| missing(others)).map(|(default, _)| (*default).to_owned()).collect();
+    options.extend(given);
+    options
 }
 
 /// The mounts that `options` ask for on this host, except the working directory's.
@@ -120,38 +162,68 @@ pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &d
                 minimal_dev(&mut mounts, !without(DefaultMount::Devpts));
             }
         } else if wanted(&mounts, &group, path) && probe.kind(path).is_some() {
-            mounts.bind(path, path, false, false);
+            mounts.bind(path, path, &[], false);
         }
     }
-    for path in ["/tmp", "/var/tmp"].map(Path::new) {
+    let work = options.work_dir.as_deref().map(|dir| absolute(dir, host)).transpose()?;
+    let beside = |name: &str| work.as_ref().map(|work| work.join(name));
+    for (path, name) in [("/tmp", "tmp"), ("/var/tmp", "var_tmp")] {
+        let path = Path::new(path);
         if !wanted(&mounts, &DefaultMount::Tmp, path) {
             continue;
         }
         if options.contain {
-            mounts.new_fs("tmpfs", path, &["nosuid", "nodev", "mode=1777"]);
+            mounts.empty(path, beside(name), &["nosuid", "nodev", "mode=1777"]);
         } else if probe.kind(path) == Some(Kind::Directory) {
-            mounts.bind(path, path, false, true);
+            mounts.bind(path, path, &[], true);
         }
     }
-    add_home(&mut mounts, options, host, probe)?;
+    add_home(&mut mounts, options, host, probe, beside("home"))?;
+    for path in &options.scratch {
+        let name = path.strip_prefix("/").unwrap_or(path);
+        mounts.empty(path, work.as_ref().map(|work| work.join("scratch").join(name)), &["nosuid", "nodev", "mode=755"]);
+    }
     for name in FILES {
         let path = Path::new(name);
         // Following the image's link would put the host's time zone over the image's file for UTC.
         let linked = name == "/etc/localtime" && matches!(tree.entry(path)?, Some(Entry::Link(_)));
         if wanted(&mounts, &DefaultMount::BindPaths, path) && !linked && probe.kind(path) == Some(Kind::File) {
-            mounts.bind(path, path, false, true);
+            mounts.bind(path, path, &[], true);
         }
     }
     Ok(mounts)
 }
 
 fn add_bind(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) -> Result<(), Error> {
-    let source = absolute(&bind.source, host)?;
-    if probe.kind(&source).is_none() {
-        return Err(Error::NoSource { source_path: source });
+    let at = |source: &Path| bind.destination.clone().unwrap_or_else(|| source.to_path_buf());
+    let words = || bind.options.clone();
+    match &bind.source {
+        BindSource::Empty { size } => {
+            let size = size.map(|size| format!("size={size}"));
+            let options =
+                ["nosuid", "nodev", "mode=1777"].map(str::to_owned).into_iter().chain(size).chain(words()).collect();
+            mounts.add(&at(Path::new("/")), What::New { kind: "tmpfs", options }, false);
+        }
+        BindSource::Host(source) => {
+            let source = absolute(source, host)?;
+            match probe.kind(&source) {
+                Some(_) => mounts.bind(&source, &at(&source), &bind.options, false),
+                None if bind.optional => {}
+                None => return Err(Error::NoSource { source_path: source }),
+            }
+        }
+        BindSource::Image { file, inside } => {
+            let file = absolute(file, host)?;
+            match probe.kind(&file) {
+                Some(_) => {
+                    let destination = at(&file);
+                    mounts.add(&destination, What::Image { file, inside: inside.clone(), options: words() }, false);
+                }
+                None if bind.optional => {}
+                None => return Err(Error::NoSource { source_path: file }),
+            }
+        }
     }
-    let destination = bind.destination.clone().unwrap_or_else(|| source.clone());
-    mounts.bind(&source, &destination, bind.read_only, false);
     Ok(())
 }
 
@@ -173,7 +245,13 @@ fn minimal_dev(mounts: &mut Mounts, terminals: bool) {
     mounts.new_fs("tmpfs", Path::new("/dev/shm"), &["nosuid", "nodev", "noexec", "mode=1777"]);
 }
 
-fn add_home(mounts: &mut Mounts, options: &Options, host: &Host, probe: &dyn Probe) -> Result<(), Error> {
+fn add_home(
+    mounts: &mut Mounts,
+    options: &Options,
+    host: &Host,
+    probe: &dyn Probe,
+    private: Option<PathBuf>,
+) -> Result<(), Error> {
     match &options.home {
         Home::At { source, destination } => {
             let source = absolute(source, host)?;
@@ -181,7 +259,7 @@ fn add_home(mounts: &mut Mounts, options: &Options, host: &Host, probe: &dyn Pro
                 return Err(Error::NoSource { source_path: source });
             }
             let destination = destination.clone().unwrap_or_else(|| source.clone());
-            mounts.bind(&source, &destination, false, false);
+            mounts.bind(&source, &destination, &[], false);
             mounts.home = Some(destination);
         }
         Home::Own => {
@@ -193,9 +271,9 @@ fn add_home(mounts: &mut Mounts, options: &Options, host: &Host, probe: &dyn Pro
                 return Ok(());
             }
             if options.contain {
-                mounts.new_fs("tmpfs", home, &["nosuid", "nodev", "mode=700"]);
+                mounts.empty(home, private, &["nosuid", "nodev", "mode=700"]);
             } else if !mounts.shows(home) {
-                mounts.bind(home, home, false, true);
+                mounts.bind(home, home, &[], true);
             }
         }
         Home::Without => {}

@@ -245,9 +245,8 @@ fn system_directories_are_the_images() {
 #[test]
 fn a_bind_takes_the_place_of_a_default_and_parents_come_first() {
     let bind = |source: &str, destination: Option<&str>, read_only| Bind {
-        source: source.into(),
-        destination: destination.map(PathBuf::from),
-        read_only,
+        options: if read_only { vec!["ro".to_owned()] } else { Vec::new() },
+        ..Bind::of_host(source, destination.map(PathBuf::from))
     };
     let binds =
         vec![bind("/data", Some("/a/b/c/d"), true), bind("/data", Some("/tmp"), false), bind("x.txt", None, false)];
@@ -265,7 +264,7 @@ fn a_bind_takes_the_place_of_a_default_and_parents_come_first() {
 
 #[test]
 fn binds_need_a_source() {
-    let binds = vec![Bind { source: "/absent".into(), destination: None, read_only: false }];
+    let binds = vec![Bind::of_host("/absent", None)];
     let error = try_with(&oci(), run(), &Options { binds, ..Options::default() }, &host()).unwrap_err().to_string();
     assert!(error.starts_with("cannot bind /absent: there is no such file"), "{error}");
 }
