@@ -26,11 +26,14 @@ use crate::trace;
 mod confine;
 mod error;
 mod execute;
+mod images;
+mod layers;
 mod make;
 pub(crate) mod namespace;
 mod server;
 
 pub use error::{Error, Reason};
+pub use layers::Error as LayersError;
 pub use server::{Touches, touches};
 
 /// Names a file to which the server writes what goes wrong.
@@ -105,6 +108,9 @@ impl<'a> Launch<'a> {
             proc: None,
             host: None,
             root: None,
+            images: HashMap::new(),
+            below: None,
+            joined_user: false,
             warn,
         };
         let mut launch = Self { engine, taken: steps.to_vec() };
@@ -149,6 +155,12 @@ struct Engine<'a> {
     proc: Option<OwnedFd>,
     host: Option<OwnedFd>,
     root: Option<OwnedFd>,
+    /// Image files besides the image's own.
+    images: HashMap<PathBuf, images::Served>,
+    /// The image, when layers over it are the root: stacked on that, with the host's root.
+    below: Option<OwnedFd>,
+    /// The session's user namespace has been entered.
+    joined_user: bool,
     warn: &'a mut dyn FnMut(String),
 }
 
@@ -179,11 +191,15 @@ impl Engine<'_> {
                     _ => Err(Error::OutOfOrder("ask the server")),
                 }
             }
+            // As for the image's own server, whose place in the order this shares.
+            Step::StartImages(paths) => self.start_images(paths),
             // The user namespace owns it, so nothing mounted here ever reaches the host.
             Step::UnshareMount => namespace::enter_mount(),
             Step::MountImage { at } => self.mount_image(at),
+            Step::BindDirectory { source, at, writable } => Self::bind_directory(source, at, *writable),
             // While the host's tree is still there, in which later launches look for what they bind.
             Step::KeepNamespaces => self.keep_namespaces(),
+            Step::JoinUser => self.join_user(),
             Step::JoinSession | Step::JoinContainer => self.join(),
             // The original is everyone's.
             Step::CopyMount => namespace::copy_mount(),
@@ -193,18 +209,19 @@ impl Engine<'_> {
             // After the copy, because a bind takes its source only from the current namespace; after the pivot, because
             // until then the image covers a directory which may hold sources.
             Step::OpenSources(sources) => self.open_sources(sources),
+            // After the pivot, from which on nothing of the host's tree is covered any more by the image; its helpers
+            // are mounted in that tree, and go with it.
+            Step::StackLayers { layers, at } => self.stack(layers, at),
             Step::MakeDirectory(path) => make::directory(self.root()?, path),
             Step::MakeFile(path) => make::file(self.root()?, path),
             Step::MakeLink { path, target } => make::link(self.root()?, path, target),
             Step::Bind { source, destination, recursive, restrict, optional } => {
-                match self.bind(source, destination, *recursive, *restrict) {
-                    Err(error) if *optional => {
-                        self.complete = false;
-                        (self.warn)(format!("{error}: going on without it"));
-                        Ok(())
-                    }
-                    result => result,
-                }
+                let bound = self.bind(source, destination, *recursive, *restrict);
+                self.perhaps(*optional, bound)
+            }
+            Step::BindImage { file, inside, destination, at, restrict, optional } => {
+                let bound = self.bind_image((file, inside), destination, at, *restrict);
+                self.perhaps(*optional, bound)
             }
             Step::Mount { kind, destination, flags, data } => self.mount(kind, destination, *flags, data),
             // With everything in place, and before the program can act, the host's tree goes out of reach.
@@ -229,18 +246,45 @@ impl Engine<'_> {
         }
     }
 
-    /// As the caller would open them: the host's root is the root for the moment.
+    /// What could not be had is a warning if it is optional.
+    fn perhaps(&mut self, optional: bool, result: Result<(), Error>) -> Result<(), Error> {
+        match result {
+            Err(error) if optional => {
+                self.complete = false;
+                (self.warn)(format!("{error}: going on without it"));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// As the caller would open them.
     fn open_sources(&mut self, sources: &[PathBuf]) -> Result<(), Error> {
+        let open = || sources.iter().map(|path| (path.clone(), open_source(path))).collect();
+        self.sources = self.on_host(open)?;
+        Ok(())
+    }
+
+    /// Does something while the host's root is the root.
+    fn on_host<T>(&self, work: impl FnOnce() -> T) -> Result<T, Error> {
         let failed = |cause: nix::Error| Error::Pivot { what: "look beside", cause: cause.into() };
-        let misplaced = || Error::OutOfOrder("open what is bound");
+        let misplaced = || Error::OutOfOrder("look at the host");
         let host = self.host.as_ref().ok_or_else(misplaced)?;
         let proc = self.proc.as_ref().ok_or_else(misplaced)?;
         nix::unistd::fchdir(host).map_err(failed)?;
         nix::unistd::chroot(".").map_err(failed)?;
-        self.sources = sources.iter().map(|path| (path.clone(), open_source(path))).collect();
+        let outcome = work();
         nix::unistd::fchdir(self.root()?).map_err(failed)?;
         nix::unistd::chroot(".").map_err(failed)?;
-        nix::unistd::fchdir(proc).map_err(failed)
+        nix::unistd::fchdir(proc).map_err(failed)?;
+        Ok(outcome)
+    }
+
+    /// Enters the user namespace of the session, to whose server nothing has been said yet that would bind it.
+    fn join_user(&mut self) -> Result<(), Error> {
+        let Session::Join(joined) = &self.ground.session else { return Err(Error::OutOfOrder("join the session")) };
+        self.joined_user = true;
+        namespace::join_user(&joined.user)
     }
 
     /// Enters what the session's server has sent.
@@ -250,7 +294,11 @@ impl Engine<'_> {
             Session::JoinContainer(joined, container) => (joined, Some(container)),
             _ => return Err(Error::OutOfOrder("join the session")),
         };
-        namespace::join(&joined.user, container.as_ref().unwrap_or(&joined.base))?;
+        // In this order: the first gives the right to the second.
+        if !self.joined_user {
+            namespace::join_user(&joined.user)?;
+        }
+        namespace::join_mounts(container.as_ref().unwrap_or(&joined.base))?;
         let channel = joined.into_channel();
         if let Some(memo) = self.decided.memo.take() {
             session::remember(&channel, memo);
@@ -297,11 +345,7 @@ impl Engine<'_> {
         let record = self.ground.record.take();
         let switches = if record.is_some() { switches.recording() } else { switches };
         let options = ServeOptions { switches, record: record.is_some(), ..ServeOptions::new(uid, gid) };
-        let open_log = |path: std::ffi::OsString| {
-            let log = File::options().append(true).create(true).open(&path);
-            log.map_err(|cause| Error::Log { path: path.into(), cause })
-        };
-        let log = std::env::var_os(LOG).map(open_log).transpose()?;
+        let log = open_log()?;
         let keeper = match &self.ground.session {
             Session::Found { founding, idle, .. } => {
                 Some(Keeper::new(founding, image.path.clone(), *idle).map_err(failed)?)
@@ -397,6 +441,11 @@ impl Engine<'_> {
         let host = self.host.as_ref().ok_or(Error::OutOfOrder("detach the host's root"))?;
         nix::unistd::fchdir(host).map_err(failed("detach the host's root from"))?;
         umount2(".", MntFlags::MNT_DETACH).map_err(failed("detach the host's root from"))?;
+        // The host's root was stacked on it, which is what the kernel would have taken until now.
+        if let Some(below) = self.below.take() {
+            nix::unistd::fchdir(&below).map_err(failed("detach the image from"))?;
+            umount2(".", MntFlags::MNT_DETACH).map_err(failed("detach the image from"))?;
+        }
         nix::unistd::chdir("/").map_err(failed("enter"))
     }
 
@@ -415,12 +464,22 @@ impl Engine<'_> {
     /// Closes what is owned here first, so that no owner is left of a number that another file may get.
     fn close(&mut self) -> Result<(), Error> {
         self.sources.clear();
+        self.images.clear();
         (self.root, self.proc, self.host) = (None, None, None);
         (self.server, self.fuse, self.channel) = (None, None, None);
         (self.ground.image, self.ground.session) = (None, Session::Without);
         process::default_sigpipe().map_err(Error::Descriptors)?;
         descriptors::close_all_but(&[]).map_err(Error::Descriptors)
     }
+}
+
+/// The file to which servers write what goes wrong.
+fn open_log() -> Result<Option<File>, Error> {
+    let open_log = |path: std::ffi::OsString| {
+        let log = File::options().append(true).create(true).open(&path);
+        log.map_err(|cause| Error::Log { path: path.into(), cause })
+    };
+    std::env::var_os(LOG).map(open_log).transpose()
 }
 
 /// The path by which `mount(2)`, which knows no descriptors, takes one, while the host's `/proc` is the working directory:

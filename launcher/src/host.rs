@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::parse;
+use crate::image::{self, Entry, ImageFile};
 use crate::options::{EnvSetting, Options};
 
 pub mod accounts;
@@ -63,6 +64,15 @@ pub enum Kind {
 pub trait Probe {
     /// What is there; `None` when it does not exist or cannot be reached.
     fn kind(&self, path: &Path) -> Option<Kind>;
+
+    /// What the image file at `file` has at `inside`, symbolic links followed.
+    ///
+    /// # Errors
+    /// When it is no image, or damaged.
+    fn kind_in_image(&self, file: &Path, inside: &Path) -> Result<Option<Kind>, image::Error> {
+        let _ = (file, inside);
+        Ok(Some(Kind::Directory))
+    }
 }
 
 /// The caller's entries in the user databases.
@@ -153,7 +163,10 @@ pub(crate) fn mount_point() -> Option<PathBuf> {
 
 /// The host itself. Looks at each path once.
 #[derive(Debug, Default)]
-pub struct Disk(RefCell<HashMap<PathBuf, Option<Found>>>);
+pub struct Disk {
+    found: RefCell<HashMap<PathBuf, Option<Found>>>,
+    inside: RefCell<HashMap<(PathBuf, PathBuf), Option<Kind>>>,
+}
 
 /// What a path of the host led to.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +183,7 @@ impl Disk {
     }
 
     fn find(&self, path: &Path) -> Option<Found> {
-        if let Some(known) = self.0.borrow().get(path) {
+        if let Some(known) = self.found.borrow().get(path) {
             return *known;
         }
         let found = fs::metadata(path).ok().map(|metadata| Found {
@@ -178,7 +191,7 @@ impl Disk {
             device: metadata.dev(),
             inode: metadata.ino(),
         });
-        self.0.borrow_mut().insert(path.to_path_buf(), found);
+        self.found.borrow_mut().insert(path.to_path_buf(), found);
         found
     }
 }
@@ -186,6 +199,38 @@ impl Disk {
 impl Probe for Disk {
     fn kind(&self, path: &Path) -> Option<Kind> {
         self.find(path).map(|found| found.kind)
+    }
+
+    fn kind_in_image(&self, file: &Path, inside: &Path) -> Result<Option<Kind>, image::Error> {
+        let key = (file.to_path_buf(), inside.to_path_buf());
+        if let Some(known) = self.inside.borrow().get(&key) {
+            return Ok(*known);
+        }
+        let kind = match image::locate(&ImageFile::open(file)?, inside)?.entry {
+            Some(Entry::Directory) => Some(Kind::Directory),
+            Some(_) => Some(Kind::File),
+            None => None,
+        };
+        self.inside.borrow_mut().insert(key, kind);
+        Ok(kind)
+    }
+}
+
+/// Directories that will have been made when the plan is carried out, on a host as it is.
+pub struct Foreseen<'a> {
+    /// As it is.
+    pub disk: &'a Disk,
+    /// What will be there, too.
+    pub directories: Vec<PathBuf>,
+}
+
+impl Probe for Foreseen<'_> {
+    fn kind(&self, path: &Path) -> Option<Kind> {
+        if self.directories.iter().any(|made| made == path) { Some(Kind::Directory) } else { self.disk.kind(path) }
+    }
+
+    fn kind_in_image(&self, file: &Path, inside: &Path) -> Result<Option<Kind>, image::Error> {
+        self.disk.kind_in_image(file, inside)
     }
 }
 

@@ -12,7 +12,10 @@ use coracle_converter::sif;
 use coracle_squashfs::format::MAGIC;
 use coracle_squashfs::reader::{self, Image, OpenOptions};
 
+mod directory;
 mod tree;
+
+pub use directory::Directory;
 
 pub use coracle_converter::sif::Problem as SifProblem;
 pub(crate) use tree::is_executable;
@@ -25,6 +28,9 @@ pub(crate) use tree::Fake;
 const CACHE_BYTES: usize = 32 << 20;
 /// Bytes looked at to tell what a file is: a tar header's magic is at 257.
 const HEAD: usize = 512;
+/// `s_magic` of an ext2, ext3 or ext4 file system, and where it is.
+const EXT_MAGIC: [u8; 2] = [0x53, 0xef];
+const EXT_MAGIC_AT: u64 = 1024 + 56;
 
 /// Why an image cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +70,16 @@ pub enum Error {
         path.display(), path.display()
     )]
     Archive {
+        /// As given.
+        path: PathBuf,
+    },
+    /// A file system of another kind.
+    #[error(
+        "cannot use {}: it is an ext2, ext3 or ext4 file system, which only root can mount: unpack it into a directory \
+         (debugfs -R \"rdump / DIR\" {}) and use that; to write beside an image: --overlay DIR or --writable-tmpfs",
+        path.display(), path.display()
+    )]
+    Ext {
         /// As given.
         path: PathBuf,
     },
@@ -201,6 +217,10 @@ fn squashfs_offset(file: &File, path: &Path) -> Result<u64, Error> {
     if gzip || zstd || tar {
         return Err(Error::Archive { path: path.to_path_buf() });
     }
+    let mut magic = [0; EXT_MAGIC.len()];
+    if matches!(file.read_exact_at(&mut magic, EXT_MAGIC_AT), Ok(()) if magic == EXT_MAGIC) {
+        return Err(Error::Ext { path: path.to_path_buf() });
+    }
     Err(Error::Unknown { path: path.to_path_buf() })
 }
 
@@ -248,6 +268,10 @@ mod tests {
         assert!(refusal(&path("x.tar")).contains("docker-archive:"));
         std::fs::write(path("x.gz"), [0x1f, 0x8b, 8]).unwrap();
         assert!(refusal(&path("x.gz")).contains("archive"));
+        let mut ext = vec![0; 2048];
+        ext[1080..1082].copy_from_slice(&EXT_MAGIC);
+        std::fs::write(path("x.img"), ext).unwrap();
+        assert!(refusal(&path("x.img")).contains("--overlay DIR"));
         std::fs::write(path("text"), "#!/bin/sh\n").unwrap();
         assert!(refusal(&path("text")).contains("neither a squashfs nor a SIF"));
         std::fs::write(path("empty"), "").unwrap();

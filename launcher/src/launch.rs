@@ -2,7 +2,10 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +14,8 @@ use coracle::cli::{self, Flags, Pull};
 use coracle::config::Config;
 use coracle::engine::{self, Decided, Ground, Guess, Session};
 use coracle::exit::Exit;
-use coracle::host::{Disk, Host, Identification, Surroundings};
-use coracle::image::ImageFile;
+use coracle::host::{Disk, Foreseen, Host, Identification, Surroundings};
+use coracle::image::{self, Directory, ImageFile};
 use coracle::options::{Options, Verb};
 use coracle::plan::{self, Wanted, Way};
 use coracle::session::{self, ContainerKey, Fingerprint, Identity, Joined, Meeting, Place, Remembered};
@@ -83,10 +86,16 @@ fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<
     let options = flags.options()?;
     let config = settings()?;
     let image = images::find(image, flags.pull, &config)?.path;
-    let tree = Remembered::open(ImageFile::open(&image)?);
+    let file = ImageFile::open(&image);
     let path = std::path::absolute(&image)?;
     let around = Surroundings::collect(&options)?;
-    let Prepared { composed, wanted, .. } = Launch { image, path, verb, options, around }.prepare(&tree, None)?;
+    let launch = Launch { image, path, verb, options, around };
+    let Prepared { composed, wanted, .. } = match file {
+        Err(image::Error::Directory { .. }) => {
+            launch.prepare(&launch.directory(&Directory::open(&launch.path)?), None)?
+        }
+        file => launch.prepare(&launch.file(&Remembered::open(file?)), None)?,
+    };
     let way = if Sessions::read(flags, &config)?.is_some() { Way::Found } else { Way::Alone };
     print(|out| {
         if steps {
@@ -155,22 +164,60 @@ struct Launch {
 }
 
 impl Launch {
-    fn prepare(&self, tree: &Remembered, who: Option<Identification>) -> anyhow::Result<Prepared> {
+    fn file<'a>(&'a self, tree: &'a Remembered) -> ImageFacts<'a> {
+        ImageFacts { path: &self.path, offset: tree.offset(), directory: false, tree }
+    }
+
+    fn directory<'a>(&'a self, tree: &'a Directory) -> ImageFacts<'a> {
+        ImageFacts { path: &self.path, offset: 0, directory: true, tree }
+    }
+
+    fn prepare(&self, facts: &ImageFacts<'_>, who: Option<Identification>) -> anyhow::Result<Prepared> {
         trace::mark("compose the specification");
         let host = Host::new(self.around.clone(), who);
-        let facts = ImageFacts { path: &self.path, offset: tree.offset(), tree };
         let disk = Disk::default();
-        let composed = spec::compose(&facts, &self.verb, &self.options, &host, &disk)?;
+        let composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
         composed.warnings.iter().for_each(|warning| warn(warning));
         trace::mark("plan");
-        let wanted = Wanted::new(&composed.spec, &host.mount_point, &disk)?;
+        let to_make = self.work_directories(&composed);
+        let wanted = if to_make.is_empty() {
+            Wanted::new(&composed.spec, &host.mount_point, &disk)?
+        } else {
+            let directories = to_make.iter().map(|(path, _)| path.clone()).collect();
+            Wanted::new(&composed.spec, &host.mount_point, &Foreseen { disk: &disk, directories })?
+        };
         Ok(Prepared { host, composed, wanted, disk })
+    }
+
+    /// What `--workdir` is to hold.
+    fn work_directories(&self, composed: &Composed) -> Vec<(PathBuf, u32)> {
+        let work = self.options.work_dir.as_ref().and_then(|work| std::path::absolute(work).ok());
+        work.map(|work| spec::work_directories(&composed.spec, &work)).unwrap_or_default()
+    }
+
+    /// Makes what the launch needs on the host, once it is certain that it will be made.
+    fn make_directories(&self, composed: &Composed) -> anyhow::Result<()> {
+        for (path, mode) in self.work_directories(composed) {
+            let failed = || format!("cannot make {} for --workdir", path.display());
+            match DirBuilder::new().recursive(true).create(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                result => result.with_context(failed)?,
+            }
+            // The caller's umask has no say; what was there before is left as it is by who owns it.
+            if fs::read_dir(&path).with_context(failed)?.next().is_none() {
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Mounts the image. The server gets ready in its process while the rest is decided in this one.
     fn first(&self, way: Way, record: Option<OwnedFd>, session: Session) -> anyhow::Result<Infallible> {
         trace::mark("open the image");
-        let image = ImageFile::open(&self.image)?;
+        let image = match ImageFile::open(&self.image) {
+            Err(image::Error::Directory { .. }) if record.is_none() => return self.in_directory(),
+            image => image?,
+        };
         let verb = self.verb.clone();
         let program: Guess = Box::new(move |image| spec::first_program(image, &verb));
         let handle = image.handle().with_context(|| format!("cannot open image {}", self.image.display()))?;
@@ -179,17 +226,30 @@ impl Launch {
         let opening = plan::opening(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let launch = engine::Launch::begin(&opening, ground, &mut say)?;
         let tree = Remembered::open(image);
-        let Prepared { host, wanted, disk, .. } = self.prepare(&tree, None)?;
+        let Prepared { host, composed, wanted, disk } = self.prepare(&self.file(&tree), None)?;
+        self.make_directories(&composed)?;
         let (memo, _) = tree.finish();
         let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted, &disk) };
         Ok(launch.finish(&wanted.plan(way), Decided { key, memo, who: Some(host.who) })?)
+    }
+
+    /// The image is a directory: there is nothing to mount, and so nothing to share.
+    fn in_directory(&self) -> anyhow::Result<Infallible> {
+        let tree = Directory::open(&self.path)?;
+        let Prepared { composed, wanted, .. } = self.prepare(&self.directory(&tree), None)?;
+        self.make_directories(&composed)?;
+        let ground = Ground { image: None, session: Session::Without, program: None, record: None };
+        let mut say = |warning: String| warn(&warning);
+        let launch = engine::Launch::begin(&[], ground, &mut say)?;
+        Ok(launch.finish(&wanted.plan(Way::Alone), Decided::default())?)
     }
 
     /// Finds the image mounted.
     fn join(&self, joined: Box<Joined>) -> anyhow::Result<Infallible> {
         let mut joined = joined;
         let tree = Remembered::new(self.path.clone(), std::mem::take(&mut joined.memo));
-        let Prepared { wanted, disk, .. } = self.prepare(&tree, Some(joined.who.clone()))?;
+        let Prepared { composed, wanted, disk, .. } = self.prepare(&self.file(&tree), Some(joined.who.clone()))?;
+        self.make_directories(&composed)?;
         let (memo, _) = tree.finish();
         let key = key(&wanted, &disk);
         let container: Option<OwnedFd> = joined.container(&key).filter(|_| wanted.is_common());
@@ -218,6 +278,13 @@ fn key(wanted: &Wanted, disk: &Disk) -> ContainerKey {
         let (device, inode) = disk.identity(source).unwrap_or_default();
         print.number(device);
         print.number(inode);
+    }
+    // Of a file that was written over, a server knows what it was.
+    for image in wanted.images() {
+        let Ok(found) = fs::metadata(image) else { continue };
+        for part in [found.dev(), found.ino(), found.len(), found.mtime().cast_unsigned()] {
+            print.number(part);
+        }
     }
     print.finish()
 }

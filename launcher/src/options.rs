@@ -169,7 +169,7 @@ pub struct Options {
     pub work_dir: Option<PathBuf>,
     /// Absolute directories of the container that are empty and writable.
     pub scratch: Vec<PathBuf>,
-    /// Over the image, from the bottom up. The top one is written to unless it can only be read.
+    /// Over the image, from the bottom up. One at most is written to, and is on top then.
     pub layers: Vec<Layer>,
     /// Write to the image itself, which must be a directory.
     pub writable: bool,
@@ -194,11 +194,8 @@ pub struct Options {
 impl Options {
     /// The first thing asked for that a launch does not do.
     pub(crate) fn not_done(&self) -> Option<&'static str> {
-        let image = |bind: &Bind| matches!(bind.source, BindSource::Image { .. });
         let Namespaces { pid, ipc, uts, net } = self.namespaces;
         let asked = [
-            (!self.layers.is_empty(), "a writable layer"),
-            (self.writable, "writing to the image"),
             (pid || ipc || uts || net, "a namespace of its own"),
             (!self.dns.is_empty(), "--dns"),
             (self.fakeroot, "--fakeroot"),
@@ -207,8 +204,6 @@ impl Options {
             (self.seccomp.is_some(), "a seccomp profile"),
             (!self.no_env.is_empty(), "--no-env"),
             (self.shell.is_some(), "--shell"),
-            (self.work_dir.is_some(), "--workdir"),
-            (self.binds.iter().any(image), "a bind of an image"),
         ];
         asked.into_iter().find_map(|(asked, what)| asked.then_some(what))
     }

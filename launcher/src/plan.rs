@@ -16,9 +16,12 @@ use crate::fuse::{Synthetic, SyntheticFile};
 use crate::host::{Kind, Probe};
 use crate::spec::{self, is_below};
 
+mod layers;
 mod options;
 #[cfg(test)]
 mod tests;
+
+pub use layers::{Layers, Upper};
 
 /// Permission bits of generated files.
 const FILE_MODE: u16 = 0o644;
@@ -86,6 +89,8 @@ pub enum Step {
         /// Files to show that the image lacks or that replace its own.
         files: Vec<(PathBuf, SyntheticFile)>,
     },
+    /// Start a process for each of these image files, besides the image's own, to answer for it.
+    StartImages(Vec<PathBuf>),
     /// Enter a new mount namespace, into which the host's later mounts are passed on and out of which nothing is.
     UnshareMount,
     /// Mount the image over a directory of the host.
@@ -93,8 +98,19 @@ pub enum Step {
         /// The directory.
         at: PathBuf,
     },
+    /// Show a directory of the host, which is the image, over another.
+    BindDirectory {
+        /// The image.
+        source: PathBuf,
+        /// The other.
+        at: PathBuf,
+        /// Writes go into it.
+        writable: bool,
+    },
     /// Leave the namespaces to the server, for launches to come.
     KeepNamespaces,
+    /// Enter the user namespace of a running session, ahead of the rest.
+    JoinUser,
     /// Enter the namespaces of a running session: the host's tree, with the image mounted over a directory.
     JoinSession,
     /// Enter the namespaces of a running session, in which all mounts are as this launch wants them.
@@ -108,6 +124,13 @@ pub enum Step {
     },
     /// Hold on to the sources of all binds, in the host's tree.
     OpenSources(Vec<PathBuf>),
+    /// Put layers over the image, and make that the root.
+    StackLayers {
+        /// Which.
+        layers: Layers,
+        /// A directory of the host's tree over which helpers can be mounted; it goes with that tree.
+        at: PathBuf,
+    },
     /// Make a directory, with its parents, on a file system that an earlier step mounted.
     MakeDirectory(PathBuf),
     /// Make an empty file on a file system that an earlier step mounted.
@@ -128,6 +151,21 @@ pub enum Step {
         /// With what is mounted below it.
         recursive: bool,
         /// Restrictions, put on everything that is bound.
+        restrict: MsFlags,
+        /// A refusal is a warning.
+        optional: bool,
+    },
+    /// Show what an image file holds.
+    BindImage {
+        /// One of those of [`Step::StartImages`].
+        file: PathBuf,
+        /// In it.
+        inside: PathBuf,
+        /// In the new root.
+        destination: PathBuf,
+        /// As for [`Step::StackLayers`].
+        at: PathBuf,
+        /// Restrictions.
         restrict: MsFlags,
         /// A refusal is a warning.
         optional: bool,
@@ -198,6 +236,8 @@ pub struct Wanted {
     pub synthetic: Synthetic,
     /// What is bound.
     pub sources: Vec<PathBuf>,
+    /// What the root is made of, and image files besides the image's own.
+    root: layers::Root,
     /// The steps that make the mounts, once the image is the root.
     mounts: Vec<Step>,
     /// What follows.
@@ -212,7 +252,8 @@ impl Wanted {
     pub fn new(spec: &Spec, mount_point: &Path, probe: &dyn Probe) -> Result<Self, Error> {
         let process = spec.process().as_ref().ok_or(Error::Missing("process"))?;
         refuse_unsupported(spec)?;
-        let mut mounts = Mounts { optional: optional(spec), ..Mounts::default() };
+        let mut root = layers::Root::new(spec, probe)?;
+        let mut mounts = Mounts { optional: optional(spec), hidden: mount_point.to_path_buf(), ..Mounts::default() };
         for mount in spec.mounts().iter().flatten() {
             mounts.add(mount, probe)?;
         }
@@ -230,12 +271,19 @@ impl Wanted {
         }
         let env = process.env().as_deref().unwrap_or_default();
         let fallback = annotations.and_then(|all| all.get(spec::CWD_FALLBACK)).map(PathBuf::from);
+        let mut synthetic = Synthetic { directories: mounts.directories, files: mounts.files };
+        let mut steps = root.settle(&mut synthetic);
+        steps.append(&mut mounts.steps);
+        root.images.append(&mut mounts.images);
+        root.images.sort();
+        root.images.dedup();
         Ok(Self {
             ids: (process.user().uid(), process.user().gid()),
             mount_point: mount_point.to_path_buf(),
-            synthetic: Synthetic { directories: mounts.directories, files: mounts.files },
+            synthetic,
             sources: mounts.sources,
-            mounts: mounts.steps,
+            root,
+            mounts: steps,
             last: vec![
                 Step::ChangeDirectory { path: process.cwd().clone(), fallback },
                 Step::NoNewPrivileges,
@@ -249,10 +297,16 @@ impl Wanted {
         })
     }
 
-    /// Whether other launches may use the same mounts: all are of the host, and none is this launch's own.
+    /// Whether other launches may use the same mounts: all are of the host or of images, and none is this launch's own.
     #[must_use]
     pub fn is_common(&self) -> bool {
-        self.mounts.iter().all(|step| matches!(step, Step::Bind { .. }))
+        !self.root.is_own() && self.mounts.iter().all(|step| matches!(step, Step::Bind { .. } | Step::BindImage { .. }))
+    }
+
+    /// Image files besides the image's own.
+    #[must_use]
+    pub fn images(&self) -> &[PathBuf] {
+        &self.root.images
     }
 
     /// Gives `take` all that the mounts depend on, besides what is at their sources, part by part.
@@ -275,21 +329,11 @@ impl Wanted {
         }
     }
 
-    /// The steps for a launch that comes by the image's mount in this way.
+    /// The steps for a launch that comes by the image's mount in this way. For a directory there is one way.
     #[must_use]
     pub fn plan(&self, way: Way) -> Plan {
-        let Synthetic { directories, files } = self.synthetic.clone();
         let at = self.mount_point.clone();
-        let (uid, gid) = self.ids;
-        let ask = Step::AskServer { directories, files };
-        let mut steps = match way {
-            Way::Alone | Way::Found => {
-                let mount = [ask, Step::UnshareMount, Step::MountImage { at: at.clone() }];
-                opening(uid, gid).into_iter().chain(mount).collect()
-            }
-            Way::Join => vec![ask, Step::JoinSession],
-            Way::JoinContainer => vec![Step::JoinContainer],
-        };
+        let mut steps = self.beginning(way);
         if way == Way::Found {
             steps.push(Step::KeepNamespaces);
         }
@@ -297,7 +341,9 @@ impl Wanted {
             steps.push(Step::CopyMount);
         }
         if way != Way::JoinContainer {
-            steps.extend([Step::PivotRoot { from: at }, Step::OpenSources(self.sources.clone())]);
+            let sources = self.sources.iter().chain(&self.root.sources).cloned().collect();
+            steps.extend([Step::PivotRoot { from: at.clone() }, Step::OpenSources(sources)]);
+            steps.extend(self.root.layers.clone().map(|layers| Step::StackLayers { layers, at }));
             steps.extend(self.mounts.iter().cloned());
             steps.push(Step::DetachHost);
         }
@@ -306,6 +352,31 @@ impl Wanted {
         }
         steps.extend(self.last.iter().cloned());
         Plan { steps }
+    }
+
+    /// Until the image is mounted.
+    fn beginning(&self, way: Way) -> Vec<Step> {
+        let (uid, gid) = self.ids;
+        let at = self.mount_point.clone();
+        // In the user namespace, for the sake of their /dev/fuse, and before the mount namespace, as for the image's server.
+        let images = (!self.root.images.is_empty()).then(|| Step::StartImages(self.root.images.clone()));
+        if let Some(layers::Directory { path, writable }) = self.root.directory.clone() {
+            let rest = [Step::UnshareMount, Step::BindDirectory { source: path, at, writable }];
+            return [Step::UnshareUser { uid, gid }].into_iter().chain(images).chain(rest).collect();
+        }
+        let Synthetic { directories, files } = self.synthetic.clone();
+        let ask = Step::AskServer { directories, files };
+        match way {
+            Way::Alone | Way::Found => {
+                let mount = [Step::UnshareMount, Step::MountImage { at }];
+                opening(uid, gid).into_iter().chain([ask]).chain(images).chain(mount).collect()
+            }
+            Way::Join => {
+                let ahead = images.into_iter().flat_map(|images| [Step::JoinUser, images]);
+                [ask].into_iter().chain(ahead).chain([Step::JoinSession]).collect()
+            }
+            Way::JoinContainer => vec![Step::JoinContainer],
+        }
     }
 }
 
@@ -364,6 +435,9 @@ fn optional(spec: &Spec) -> HashSet<PathBuf> {
 #[derive(Default)]
 struct Mounts {
     optional: HashSet<PathBuf>,
+    /// Where in the host's tree helpers can be mounted.
+    hidden: PathBuf,
+    images: Vec<PathBuf>,
     steps: Vec<Step>,
     sources: Vec<PathBuf>,
     directories: Vec<PathBuf>,
@@ -377,6 +451,9 @@ impl Mounts {
         let destination = mount.destination().clone();
         if !destination.is_absolute() || destination.components().count() < 2 {
             return Err(Error::Destination { destination });
+        }
+        if mount.typ().as_deref() == Some(spec::SQUASHFS) {
+            return self.image(layers::bind_image(mount, &self.hidden, &self.optional)?, probe);
         }
         let words = mount.options().as_deref().unwrap_or_default();
         let parsed = options::parse(words);
@@ -414,6 +491,18 @@ impl Mounts {
         self.covered.push((destination.clone(), false));
         let optional = self.optional.contains(&destination);
         self.steps.push(Step::Bind { source, destination, recursive, restrict, optional });
+    }
+
+    fn image(&mut self, step: Step, probe: &dyn Probe) -> Result<(), Error> {
+        if let Step::BindImage { file, inside, destination, .. } = &step {
+            // What is wrong with it is said by whoever opens it.
+            let kind = probe.kind_in_image(file, inside).ok().flatten().unwrap_or(Kind::Directory);
+            self.target(destination, kind);
+            self.images.push(file.clone());
+            self.covered.push((destination.clone(), false));
+            self.steps.push(step);
+        }
+        Ok(())
     }
 
     /// Sees to it that something is there to mount on: in the image by the server, on a new file system by a step. In
@@ -464,6 +553,20 @@ impl fmt::Display for Step {
             Self::OpenSources(sources) => {
                 f.write_str("hold")?;
                 sources.iter().try_for_each(|source| write!(f, " {}", source.display()))
+            }
+            Self::StartImages(images) => {
+                f.write_str("start a file system server for each of")?;
+                images.iter().try_for_each(|image| write!(f, " {}", image.display()))
+            }
+            Self::BindDirectory { source, at, writable } => {
+                let how = if *writable { "" } else { ", read-only" };
+                write!(f, "bind the image {} over {}{how}, nosuid, nodev", source.display(), at.display())
+            }
+            Self::JoinUser => f.write_str("join the session's user namespace"),
+            Self::StackLayers { layers, .. } => layers.fmt(f),
+            Self::BindImage { file, inside, destination, restrict, .. } => {
+                let (inside, destination) = (inside.display(), destination.display());
+                write!(f, "bind {inside} of image {} on {destination}{}", file.display(), options::Names(*restrict))
             }
             Self::MountImage { at } => {
                 write!(f, "mount the image over {}, read-only, nosuid, nodev", at.display())

@@ -22,11 +22,14 @@ use crate::image::{self, Entry, ImageFile, Tree, is_executable, locate};
 use crate::options::{DefaultMount, Options, Verb};
 
 mod env;
+mod layers;
 mod mounts;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use mounts::is_below;
+pub use layers::{Error as LayersError, work_directories};
+pub(crate) use layers::{MEMORY, READ_ONLY, WRITABLE};
+pub(crate) use mounts::{INSIDE, SQUASHFS, is_below};
 
 /// Absolute path of the image file.
 pub const IMAGE: &str = "org.coracle.image";
@@ -36,6 +39,8 @@ pub const IMAGE_OFFSET: &str = "org.coracle.image.offset";
 pub const FILE: &str = "org.coracle.file.";
 /// Destinations, one a line, of mounts that are left out with a warning when the host refuses them.
 pub const OPTIONAL: &str = "org.coracle.optional";
+/// Layers over the image from the bottom up, one a line: `memory`, `memory BYTES`, `rw PATH`, `ro PATH`.
+pub const LAYERS: &str = "org.coracle.layers";
 /// Where to start when the working directory cannot be entered.
 pub const CWD_FALLBACK: &str = "org.coracle.cwd.fallback";
 /// Followed by an index: the argument's bytes in hexadecimal, when they are not UTF-8.
@@ -85,6 +90,29 @@ pub enum Error {
         /// As given.
         source_path: PathBuf,
     },
+    /// The layers over the image.
+    #[error(transparent)]
+    Layers(#[from] layers::Error),
+    /// The directory of `--workdir`.
+    #[error("cannot use {} for --workdir: it is not a directory of this host; make it first: mkdir {}", path.display(), path.display())]
+    NoWorkDir {
+        /// Absolute.
+        path: PathBuf,
+    },
+    /// A bind of what an image lacks.
+    #[error("cannot bind {} of image {}: the image has no such file or directory", inside.display(), image.display())]
+    NotInImage {
+        /// The image file.
+        image: PathBuf,
+        /// In it.
+        inside: PathBuf,
+    },
+    /// A writable bind of an image.
+    #[error("cannot bind image {} to write to it: an image can only be read; leave rw out", image.display())]
+    ImageIsReadOnly {
+        /// The image file.
+        image: PathBuf,
+    },
     /// Something that is understood and not done.
     #[error("cannot do what was asked for: {0} is not supported yet")]
     NotDone(&'static str),
@@ -102,13 +130,15 @@ pub struct ImageFacts<'a> {
     pub path: &'a Path,
     /// First byte of the squashfs.
     pub offset: u64,
+    /// It is a directory, not a file.
+    pub directory: bool,
     /// Its files.
     pub tree: &'a dyn Tree,
 }
 
 impl<'a> From<&'a ImageFile> for ImageFacts<'a> {
     fn from(image: &'a ImageFile) -> Self {
-        Self { path: &image.path, offset: image.offset, tree: image }
+        Self { path: &image.path, offset: image.offset, directory: false, tree: image }
     }
 }
 
@@ -136,7 +166,11 @@ pub fn compose(
         return Err(Error::NotDone(what));
     }
     let config = configuration(image.tree)?;
+    let over = layers::decide(image, options, host, probe)?;
     let mut warnings = Vec::new();
+    if options.work_dir.is_some() && !options.contain && options.scratch.is_empty() {
+        warnings.push("--workdir has no effect without --contain or --scratch".to_owned());
+    }
     let shell = login_shell(image.tree, &host.who.account.shell)?;
     let (program, interactive) = program(image, verb, config.as_ref())?;
 
@@ -164,7 +198,13 @@ pub fn compose(
         annotations.insert(CWD_FALLBACK.to_owned(), fallback.display().to_string());
     }
     let home = mounts.home.clone().unwrap_or_else(|| host.who.account.home.clone());
-    account_files(image.tree, options, host, &home, &shell, &mut annotations)?;
+    // What is written to is the caller's to keep as it is.
+    if !options.writable {
+        account_files(image.tree, options, host, &home, &shell, &mut annotations)?;
+    }
+    if !over.lines.is_empty() {
+        annotations.insert(LAYERS.to_owned(), over.lines.join("\n"));
+    }
     let (args, raw_args) = texts(program);
     let (env, raw_env) = texts(variables.into_iter().map(joined));
     annotations.extend(raw_args.into_iter().map(|(index, hex)| (format!("{RAW_ARGUMENT}{index}"), hex)));
@@ -176,8 +216,13 @@ pub fn compose(
 
     let spec = SpecBuilder::default()
         .version(VERSION)
-        // The directory that another runtime would have the image mounted on.
-        .root(RootBuilder::default().path("rootfs").readonly(true).build()?)
+        // Of an image file, the directory that another runtime would have it mounted on.
+        .root(
+            RootBuilder::default()
+                .path(if image.directory { image.path } else { Path::new("rootfs") })
+                .readonly(over.read_only)
+                .build()?,
+        )
         .process(process(host, args, env, start.path)?)
         .mounts(mounts)
         .linux(linux(host)?)

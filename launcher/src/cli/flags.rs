@@ -149,6 +149,11 @@ pub struct Flags {
     pub no_env: Vec<OsString>,
 }
 
+/// Whether a layer is there to be read alone.
+fn only_read(layer: &Layer) -> bool {
+    matches!(layer, Layer::At { read_only: true, .. })
+}
+
 impl Flags {
     /// The typed options.
     ///
@@ -209,7 +214,7 @@ impl Flags {
         if let Some(size) = &self.writable_tmpfs {
             let size = if size.is_empty() { None } else { Some(units::size(size)?) };
             options.layers.push(Layer::Memory { size });
-        } else if self.compat {
+        } else if self.compat && !self.writable && options.layers.iter().all(only_read) {
             options.layers.push(Layer::Memory { size: None });
         }
         for (asked, option) in [(self.nv, "--nv"), (self.rocm, "--rocm")] {

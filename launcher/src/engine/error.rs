@@ -92,6 +92,22 @@ pub enum Error {
         /// The kernel's reason.
         cause: io::Error,
     },
+    /// An image file besides the image's own.
+    #[error(transparent)]
+    Image(#[from] crate::image::Error),
+    /// Layers over the image.
+    #[error(transparent)]
+    Layers(#[from] super::layers::Error),
+    /// A directory that is the image.
+    #[error("cannot bind the image {} over {}: {cause}", source_path.display(), at.display())]
+    BindDirectory {
+        /// On the host.
+        source_path: PathBuf,
+        /// On the host.
+        at: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
     /// The mounted image's root.
     #[error("cannot open the mounted image: {cause}")]
     Root {

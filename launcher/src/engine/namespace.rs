@@ -50,12 +50,14 @@ pub(super) fn copy_mount() -> Result<(), Error> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|cause| Error::MountNamespace { cause: cause.into() })
 }
 
-/// Enters an existing user namespace and one of its mount namespaces.
-pub(super) fn join(user: &OwnedFd, mounts: &OwnedFd) -> Result<(), Error> {
-    let join = |namespace: &OwnedFd, kind| setns(namespace, kind).map_err(|cause| Error::Join { cause: cause.into() });
-    // In this order: the first gives the right to the second.
-    join(user, CloneFlags::CLONE_NEWUSER)?;
-    join(mounts, CloneFlags::CLONE_NEWNS)
+/// Enters an existing user namespace.
+pub(super) fn join_user(user: &OwnedFd) -> Result<(), Error> {
+    setns(user, CloneFlags::CLONE_NEWUSER).map_err(|cause| Error::Join { cause: cause.into() })
+}
+
+/// Enters an existing mount namespace of the user namespace.
+pub(super) fn join_mounts(mounts: &OwnedFd) -> Result<(), Error> {
+    setns(mounts, CloneFlags::CLONE_NEWNS).map_err(|cause| Error::Join { cause: cause.into() })
 }
 
 /// Mounts the file system that is served on `fuse`.

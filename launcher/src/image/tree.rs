@@ -11,7 +11,7 @@ use coracle_squashfs::reader::Kind;
 use super::{Error, ImageFile};
 
 /// Largest file that is read whole. Image configurations and passwd files are far smaller.
-const READ_MAX: u64 = 4 << 20;
+pub(super) const READ_MAX: u64 = 4 << 20;
 /// As many as the kernel follows.
 const LINKS_MAX: usize = 40;
 

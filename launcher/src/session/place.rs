@@ -42,9 +42,12 @@ impl Identity {
     /// Of a launch of the image file at `path` by this process.
     ///
     /// # Errors
-    /// When the file cannot be looked at, or `/proc` is not there.
+    /// When the file cannot be looked at or is a directory, or `/proc` is not there.
     pub fn of(path: &Path) -> io::Result<Self> {
         let image = fs::metadata(path)?;
+        if image.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
         let (user, group) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let mut print = Fingerprint::new();
         // Another version may serve or speak in another way.

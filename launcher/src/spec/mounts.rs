@@ -166,6 +166,9 @@ pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &d
         }
     }
     let work = options.work_dir.as_deref().map(|dir| absolute(dir, host)).transpose()?;
+    if let Some(path) = work.as_ref().filter(|work| probe.kind(work) != Some(Kind::Directory)) {
+        return Err(Error::NoWorkDir { path: path.clone() });
+    }
     let beside = |name: &str| work.as_ref().map(|work| work.join(name));
     for (path, name) in [("/tmp", "tmp"), ("/var/tmp", "var_tmp")] {
         let path = Path::new(path);
@@ -216,6 +219,12 @@ fn add_bind(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) ->
             let file = absolute(file, host)?;
             match probe.kind(&file) {
                 Some(_) => {
+                    if bind.options.iter().any(|option| option == "rw") {
+                        return Err(Error::ImageIsReadOnly { image: file });
+                    }
+                    if probe.kind_in_image(&file, inside)?.is_none() {
+                        return Err(Error::NotInImage { image: file, inside: inside.clone() });
+                    }
                     let destination = at(&file);
                     mounts.add(&destination, What::Image { file, inside: inside.clone(), options: words() }, false);
                 }
@@ -227,7 +236,7 @@ fn add_bind(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) ->
     Ok(())
 }
 
-fn absolute(path: &Path, host: &Host) -> Result<PathBuf, Error> {
+pub(super) fn absolute(path: &Path, host: &Host) -> Result<PathBuf, Error> {
     match (path.is_absolute(), &host.cwd) {
         (true, _) => Ok(path.to_path_buf()),
         (false, Some(cwd)) => Ok(cwd.join(path).components().collect()),

@@ -8,7 +8,7 @@ use crate::image::Fake;
 use crate::options::{Bind, EnvSetting, Home};
 
 /// A host with these directories and files (those with a dot in the last name).
-struct Paths(&'static [&'static str]);
+pub(super) struct Paths(&'static [&'static str]);
 
 impl Probe for Paths {
     fn kind(&self, path: &Path) -> Option<Kind> {
@@ -18,7 +18,7 @@ impl Probe for Paths {
     }
 }
 
-const PATHS: Paths = Paths(&[
+pub(super) const PATHS: Paths = Paths(&[
     "/proc",
     "/sys",
     "/dev",
@@ -34,7 +34,7 @@ const PATHS: Paths = Paths(&[
     "/usr/lib",
 ]);
 
-fn host() -> Host {
+pub(super) fn host() -> Host {
     let env = [("PATH", "/host/bin"), ("HOME", "/home/ada"), ("LD_PRELOAD", "/x.so"), ("LD_LIBRARY_PATH", "/l")];
     let more = [("TMPDIR", "/scratch/1"), ("LANG", "C"), ("FOO", "host"), ("SHELL", "/bin/zsh"), ("TERM", "vt100")];
     Host {
@@ -70,7 +70,7 @@ fn oci() -> Fake {
 }
 
 fn try_with(tree: &Fake, verb: Verb, options: &Options, host: &Host) -> Result<Composed, Error> {
-    let image = ImageFacts { path: Path::new("/images/my.sqfs"), offset: 0, tree };
+    let image = ImageFacts { path: Path::new("/images/my.sqfs"), offset: 0, directory: false, tree };
     compose(&image, &verb, options, host, &PATHS)
 }
 
@@ -325,7 +325,7 @@ fn time_zone_files_are_not_bound_over_their_targets() {
         }
     }
     let bound = |tree: &Fake| {
-        let image = ImageFacts { path: Path::new("/i"), offset: 0, tree };
+        let image = ImageFacts { path: Path::new("/i"), offset: 0, directory: false, tree };
         let verb = Verb::Exec(vec!["x".into()]);
         let composed = compose(&image, &verb, &Options::default(), &host(), &Probing(probe)).unwrap();
         mounts(&composed).iter().any(|mount| mount.starts_with("/etc/localtime"))

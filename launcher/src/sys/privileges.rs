@@ -2,7 +2,8 @@
 
 use rustix::io::Errno;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities,
 };
 
 /// More than any kernel has; the kernel says where its own end.
@@ -27,7 +28,21 @@ pub fn drop_all() -> Result<(), Errno> {
     drop_held()
 }
 
-/// The same without the bounding set, for a process that will not `execve`.
+/// Has a program that this process will execute keep the rights of a file system server over the caller's own files. A process without
+/// capabilities may then not look into it (`cap_ptrace_access_check`).
+///
+/// # Errors
+/// When this process does not have them.
+pub fn keep_for_files() -> Result<(), Errno> {
+    let kept =
+        [CapabilitySet::DAC_OVERRIDE, CapabilitySet::DAC_READ_SEARCH, CapabilitySet::FOWNER, CapabilitySet::CHOWN];
+    let held = capabilities(None)?;
+    let inheritable = kept.iter().fold(held.inheritable, |all, one| all | *one);
+    set_capabilities(None, CapabilitySets { inheritable, ..held })?;
+    kept.into_iter().try_for_each(|one| configure_capability_in_ambient_set(one, true))
+}
+
+/// Like [`drop_all`] without the bounding set, for a process that will not `execve`.
 ///
 /// # Errors
 /// What the kernel says.
