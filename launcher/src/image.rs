@@ -1,6 +1,6 @@
 //! Opens what the caller calls an image: a squashfs file, or a SIF file with one inside.
 //!
-//! Other things that people try (directories, archives, references) get an error that says what to do with them.
+//! A directory runs as well, but is no file: see [`Directory`]. Other things that people try (archives, references) get an error that says what to do with them.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -58,8 +58,8 @@ pub enum Error {
         /// As given.
         path: PathBuf,
     },
-    /// Any other directory.
-    #[error("{} is a directory, not an image file: pack it first: coracle build IMAGE.sqfs dir:{}", path.display(), path.display())]
+    /// Any other directory, for which the caller may have another way.
+    #[error("{} is a directory, not an image file, which is what this takes: pack it first: coracle build IMAGE.sqfs dir:{}", path.display(), path.display())]
     Directory {
         /// As given.
         path: PathBuf,

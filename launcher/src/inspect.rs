@@ -9,7 +9,7 @@ use coracle_squashfs::dump;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::image::{self, ImageFile, Tree};
+use crate::image::{self, Directory, ImageFile, Tree};
 
 /// What to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,14 @@ pub enum Error {
         /// In the image.
         file: &'static str,
     },
+    /// A directory is asked for what only a squashfs has, or for what other tools show better.
+    #[error("cannot show {what} of {}: it is a directory, not a squashfs file", image.display())]
+    OfFiles {
+        /// The directory.
+        image: std::path::PathBuf,
+        /// A noun.
+        what: &'static str,
+    },
     /// The file in the image is no JSON.
     #[error("cannot read {file} of the image")]
     Json {
@@ -70,8 +78,10 @@ pub enum Error {
 struct Summary {
     path: String,
     /// First byte of the squashfs in the file.
-    offset: u64,
-    squashfs: Squashfs,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    squashfs: Option<Squashfs>,
     /// `image.json` as the converter wrote it.
     image: Option<Value>,
     /// The OCI image configuration.
@@ -93,27 +103,50 @@ struct Squashfs {
 /// When the image is damaged or lacks what is asked for, or `out` cannot be written.
 pub fn show(image: &ImageFile, view: View, out: &mut dyn Write) -> Result<(), Error> {
     match view {
-        View::Summary => summary(image, out),
-        View::Json => {
-            let text = serde_json::to_string_pretty(&collect(image)?);
-            let text = text.map_err(|source| Error::Json { file: INFO, source })?;
-            Ok(writeln!(out, "{text}")?)
-        }
-        View::Config => verbatim(image, CONFIG, out),
-        View::Manifest => verbatim(image, MANIFEST, out),
         View::Tree => dump::tree(&image.image, out).map_err(|source| Error::List { image: image.path.clone(), source }),
         View::SuperBlock => Ok(dump::superblock(&image.image, out)?),
+        View::Summary => summary(&collect(image)?, out),
+        View::Json => as_json(&collect(image)?, out),
+        View::Config => verbatim(image, &image.path, CONFIG, out),
+        View::Manifest => verbatim(image, &image.path, MANIFEST, out),
     }
 }
 
-fn verbatim(image: &ImageFile, file: &'static str, out: &mut dyn Write) -> Result<(), Error> {
-    let content = image.content(Path::new(file))?;
-    let content = content.ok_or_else(|| Error::Absent { image: image.path.clone(), file })?;
+/// Writes the view of the directory at `path`, which is an image, to `out`.
+///
+/// # Errors
+/// As for [`show`].
+pub fn show_directory(path: &Path, view: View, out: &mut dyn Write) -> Result<(), Error> {
+    let tree = Directory::open(path)?;
+    let collected = || -> Result<Summary, Error> {
+        let path = std::path::absolute(path)?.display().to_string();
+        Ok(Summary { path, offset: None, squashfs: None, image: json(&tree, INFO)?, config: json(&tree, CONFIG)? })
+    };
+    let of_files = |what| Err(Error::OfFiles { image: path.to_path_buf(), what });
+    match view {
+        View::Tree => of_files("the files"),
+        View::SuperBlock => of_files("the superblock"),
+        View::Summary => summary(&collected()?, out),
+        View::Json => as_json(&collected()?, out),
+        View::Config => verbatim(&tree, path, CONFIG, out),
+        View::Manifest => verbatim(&tree, path, MANIFEST, out),
+    }
+}
+
+fn as_json(summary: &Summary, out: &mut dyn Write) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(summary);
+    let text = text.map_err(|source| Error::Json { file: INFO, source })?;
+    Ok(writeln!(out, "{text}")?)
+}
+
+fn verbatim(tree: &dyn Tree, image: &Path, file: &'static str, out: &mut dyn Write) -> Result<(), Error> {
+    let content = tree.content(Path::new(file))?;
+    let content = content.ok_or_else(|| Error::Absent { image: image.to_path_buf(), file })?;
     Ok(out.write_all(&content)?)
 }
 
-fn json(image: &ImageFile, file: &'static str) -> Result<Option<Value>, Error> {
-    let Some(content) = image.content(Path::new(file))? else { return Ok(None) };
+fn json(tree: &dyn Tree, file: &'static str) -> Result<Option<Value>, Error> {
+    let Some(content) = tree.content(Path::new(file))? else { return Ok(None) };
     serde_json::from_slice(&content).map(Some).map_err(|source| Error::Json { file, source })
 }
 
@@ -122,14 +155,14 @@ fn collect(image: &ImageFile) -> Result<Summary, Error> {
     let id = raw.compression.get();
     Ok(Summary {
         path: image.path.display().to_string(),
-        offset: image.offset,
-        squashfs: Squashfs {
+        offset: Some(image.offset),
+        squashfs: Some(Squashfs {
             compression: codec_name(id).to_owned(),
             block_size: raw.block_size.get(),
             inodes: raw.inodes.get(),
             bytes_used: raw.bytes_used.get(),
             created: raw.mkfs_time.get(),
-        },
+        }),
         image: json(image, INFO)?,
         config: json(image, CONFIG)?,
     })
@@ -137,16 +170,19 @@ fn collect(image: &ImageFile) -> Result<Summary, Error> {
 
 /// One line for each thing that is there. Strings of the image are escaped as JSON escapes them, so that they cannot
 /// control the terminal.
-fn summary(image: &ImageFile, out: &mut dyn Write) -> Result<(), Error> {
-    let summary = collect(image)?;
+fn summary(summary: &Summary, out: &mut dyn Write) -> Result<(), Error> {
     let mut line = |name: &str, value: &dyn std::fmt::Display| writeln!(out, "{name:<14}{value}");
     line("image", &summary.path)?;
-    if summary.offset != 0 {
-        line("offset", &summary.offset)?;
+    if let Some(offset) = summary.offset.filter(|offset| *offset != 0) {
+        line("offset", &offset)?;
     }
-    let squashfs = &summary.squashfs;
-    let (size, block) = (bytes(squashfs.bytes_used), bytes(squashfs.block_size.into()));
-    line("squashfs", &format_args!("{size}, {}, blocks of {block}, {} inodes", squashfs.compression, squashfs.inodes))?;
+    match &summary.squashfs {
+        Some(Squashfs { compression, block_size, inodes, bytes_used, .. }) => {
+            let (size, block) = (bytes(*bytes_used), bytes((*block_size).into()));
+            line("squashfs", &format_args!("{size}, {compression}, blocks of {block}, {inodes} inodes"))?;
+        }
+        None => line("form", &"a directory")?,
+    }
     let Some(config) = &summary.config else {
         line("config", &"none: the image was not converted from an OCI image")?;
         return Ok(());

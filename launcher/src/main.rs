@@ -19,7 +19,7 @@ use coracle::config::Config;
 use coracle::doctor::Report;
 use coracle::engine;
 use coracle::exit::Exit;
-use coracle::image::ImageFile;
+use coracle::image::{self, ImageFile};
 use coracle::inspect::{self, View};
 use coracle::options::Verb;
 use coracle::sys::start;
@@ -141,8 +141,13 @@ fn show_image(arguments: &cli::Inspect) -> anyhow::Result<Exit> {
         _ => View::Summary,
     };
     let image = images::find(&arguments.image, cli::Pull::Missing, &settings()?)?;
-    let image = ImageFile::open(&image.path)?;
-    print(|out| Ok(inspect::show(&image, view, out)?))?;
+    match ImageFile::open(&image.path) {
+        Err(image::Error::Directory { path }) => print(|out| Ok(inspect::show_directory(&path, view, out)?)),
+        file => {
+            let file = file?;
+            print(|out| Ok(inspect::show(&file, view, out)?))
+        }
+    }?;
     Ok(Exit::Success)
 }
 

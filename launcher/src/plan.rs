@@ -332,6 +332,7 @@ impl Wanted {
     /// The steps for a launch that comes by the image's mount in this way. For a directory there is one way.
     #[must_use]
     pub fn plan(&self, way: Way) -> Plan {
+        let way = if self.root.directory.is_some() { Way::Alone } else { way };
         let at = self.mount_point.clone();
         let mut steps = self.beginning(way);
         if way == Way::Found {

@@ -1,4 +1,4 @@
-//! What an image argument means: a file, or an image in the store, by name or by the source that it comes from.
+//! What an image argument means: a file or directory, or an image in the store, by name or by the source that it comes from.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub enum Error {
 /// What an image argument means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// This file, which need not exist.
+    /// This file or directory, which need not exist.
     File(PathBuf),
     /// A stored image.
     Stored {
@@ -79,7 +79,7 @@ pub enum Meaning {
 
 /// Finds out what an image argument means.
 ///
-/// What begins with `/`, `./` or `../` is a file, and costs no look at anything. Else a file of that name counts if
+/// What begins with `/`, `./` or `../` is a file or directory, and costs no look at anything. Else one of that name counts if
 /// there is one, then the store.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use super::source::Source;
 use super::{Error, ServeOptions, Synthetic};
 
 const SELINUX: &[u8] = b"security.selinux";
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// Why a request gets an error.
 #[derive(Debug)]
@@ -196,7 +197,10 @@ impl Tree {
         if inode.has_xattrs() {
             for xattr in self.image.xattrs(&inode)? {
                 // Only the administrator of the host may read these; the kernel's squashfs does not list them, either.
-                if !xattr.name.starts_with(b"trusted.") {
+                // A capability is one of root, whom this mount does not know: its value is an error to those who read it
+                // (cap_inode_getsecurity), and an overlay over this mount would copy no file that lists it.
+                let foreign = xattr.name == CAPABILITY && self.common.uid != 0;
+                if !xattr.name.starts_with(b"trusted.") && !foreign {
                     names.extend_from_slice(&xattr.name);
                     names.push(0);
                 }

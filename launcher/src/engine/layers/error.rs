@@ -33,12 +33,10 @@ pub enum Error {
         cause: io::Error,
     },
     /// Someone else's directory.
-    #[error("cannot write to overlay {}: the directory belongs to another user (id {owner}); to read it: --overlay {}:ro", path.display(), path.display())]
+    #[error("cannot write to overlay {}: the directory belongs to another user; to read it: --overlay {}:ro", path.display(), path.display())]
     Owner {
         /// On the host.
         path: PathBuf,
-        /// User id.
-        owner: u32,
     },
     /// A directory that is used for something else.
     #[error(

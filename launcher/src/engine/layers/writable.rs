@@ -77,9 +77,8 @@ impl Writable {
         let failed = |cause: Errno| Error::Open { path: path.to_path_buf(), cause: cause.into() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let lock = openat(directory, c".", flags, Mode::empty()).map_err(failed)?;
-        let owner = fstat(&lock).map_err(failed)?.st_uid;
-        if owner != nix::unistd::geteuid().as_raw() {
-            return Err(Error::Owner { path: path.to_path_buf(), owner });
+        if fstat(&lock).map_err(failed)?.st_uid != nix::unistd::geteuid().as_raw() {
+            return Err(Error::Owner { path: path.to_path_buf() });
         }
         check(&lock, path)?;
         let kind = fstatfs(&lock).map_err(failed)?.f_type;
