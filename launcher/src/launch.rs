@@ -238,6 +238,7 @@ impl Launch {
         let tree = Directory::open(&self.path)?;
         let Prepared { composed, wanted, .. } = self.prepare(&self.directory(&tree), None)?;
         self.make_directories(&composed)?;
+        drop(tree);
         let ground = Ground { image: None, session: Session::Without, program: None, record: None };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[], ground, &mut say)?;
