@@ -135,8 +135,7 @@ fn userns_memory_takes_every_change_and_forgets_it() {
 fn userns_memory_has_an_end() {
     needs!(Coracle, Fuse, Tool("fuse-overlayfs"));
     let bench = Bench::new();
-    let script =
-        "dd if=/dev/zero of=/fits bs=64k count=4 2>/dev/null; dd if=/dev/zero of=/big bs=64k count=64; echo $?; rm /big; \
+    let script = "dd if=/dev/zero of=/fits bs=64k count=4 2>/dev/null; dd if=/dev/zero of=/big bs=64k count=64; echo $?; rm /big; \
                   dd if=/dev/zero of=/again bs=64k count=4";
     for way in WAYS {
         let mut command = bench.command(&["--writable-tmpfs=1M"], &bench.image, &["/bin/sh", "-c", script]);
@@ -323,6 +322,32 @@ fn root_a_file_system_that_takes_no_layer_is_named() {
 }
 
 #[test]
+fn root_a_file_system_without_attributes_is_written_to_by_the_program() {
+    needs!(Coracle, Fuse, Root, Tool("fuse-overlayfs"));
+    let bench = Bench::new();
+    let place = temp_dir();
+    run(Command::new("mount").args(["-t", "ramfs", "ramfs"]).arg(place.path())).success();
+    let kept = place.path().join("kept");
+    fs::create_dir(&kept).unwrap();
+    std::os::unix::fs::chown(&kept, Some(bench.user.uid), Some(bench.user.gid)).unwrap();
+    let option = format!("--overlay={}", kept.display());
+    let launch = |way: &str, script: &str| {
+        let mut command = bench.command(&[&option], &bench.image, &["/bin/sh", "-c", script]);
+        run(command.env("CORACLE_OVERLAY", way))
+    };
+    let by_kernel = launch("kernel", "echo x >/etc/x; cat /etc/x");
+    let whichever = launch("", "cat /etc/x; rm -r /corner/deep; mkdir /corner/deep; ls -A /corner/deep");
+    let again = launch("", "ls -A /corner/deep");
+    run(Command::new("umount").arg("-l").arg(place.path())).success();
+    let by_kernel = by_kernel.success();
+    assert_eq!(by_kernel.stdout, "x\n");
+    assert!(by_kernel.stderr.contains("no extended attributes"), "{}", by_kernel.stderr);
+    let whichever = whichever.success();
+    assert_eq!((whichever.stdout.as_str(), whichever.stderr.as_str()), ("x\n", ""));
+    assert_eq!(again.success().stdout, "");
+}
+
+#[test]
 fn userns_a_directory_is_an_image() {
     needs!(Coracle, Fuse, Tool("fuse-overlayfs"));
     let bench = Bench::new();
@@ -397,13 +422,20 @@ fn userns_links_of_a_directory_do_not_lead_out_of_it() {
     fs::remove_dir_all(sandbox.join("etc")).unwrap();
     symlink(&outside, sandbox.join("etc")).unwrap();
     symlink(format!("../..{}", outside.display()), sandbox.join("new")).unwrap();
-    let bind = "/etc/hostname:/new/file";
-    for options in [["-B", bind].as_slice(), &["-B", bind, "--writable-tmpfs"], &["-B", bind, "--writable"]] {
-        let mut command = bench.command(options, &sandbox, &["/bin/sh", "-c", "cat /etc/passwd"]);
-        let done = run(command.arg("--no-such"));
-        assert!(!done.stdout.contains("secret"), "{options:?}: {}", done.stdout);
+    let bound = bench.path("bound");
+    fs::write(&bound, "bound\n").unwrap();
+    let bind = format!("{}:/new/file", bound.display());
+    // Nothing of the host is shown where the links lead.
+    let all = ["-B", &bind, "--no-home", "--no-mount=tmp,cwd,bind-paths", "--pwd=/"];
+    for (option, status) in [("--no-session", 0), ("--writable-tmpfs", 0), ("--writable", 125)] {
+        let options = [all.as_slice(), &[option]].concat();
+        let script = "cat /etc/passwd /new/file; echo x >/etc/y";
+        let done = run(&mut bench.command(&options, &sandbox, &["/bin/sh", "-c", script]));
+        assert_eq!(done.code() == Some(125), status == 125, "{option}: {}", done.stderr);
+        assert!(!done.stdout.contains("secret"), "{option}: {}", done.stdout);
+        assert_eq!(done.stdout.contains(&bench.user.name) && done.stdout.contains("bound"), status == 0, "{option}");
         let names: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["passwd"], "{options:?}: {}", done.stderr);
+        assert_eq!(names, ["passwd"], "{option}: {}", done.stderr);
     }
 }
 

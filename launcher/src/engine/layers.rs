@@ -3,7 +3,6 @@
 //! All that helps is on a `tmpfs` that is mounted in the host's tree, which is stacked on the new root by then and will be
 //! detached: the overlay keeps what it needs by itself. So nothing of it can be seen in the container, nor by the host.
 
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -126,7 +125,10 @@ impl Engine<'_> {
         let found = self.on_host(|| fuse_overlayfs::find(std::env::var_os("PATH").as_ref()))?;
         // What can go wrong with attributes alone is worse than nothing only where there is something better.
         match (found, &refused) {
-            (Some(program), _) if switch != OsString::from("kernel") => self.by_program(&program, parts, at),
+            (Some(program), _) if switch != *"kernel" => {
+                kernel::wait_until_free(parts)?;
+                self.by_program(&program, parts, at)
+            }
             (_, Error::Attributes) => {
                 (self.warn)(refused.to_string());
                 Ok(kernel::mount_anyway(parts)?)
@@ -139,7 +141,7 @@ impl Engine<'_> {
     fn enter_overlay(&mut self, memory: &OwnedFd) -> Result<(), LaunchError> {
         let failed = |what| move |cause: nix::Error| LaunchError::Pivot { what, cause: cause.into() };
         let misplaced = || LaunchError::OutOfOrder("make layers the root");
-        // Not by NOFOLLOW and PATH alone: the last step goes onto what is mounted there.
+        // The last step of a walk goes onto what is mounted there.
         let root = openat(memory, ROOT, DIRECTORY, Mode::empty()).map_err(|cause| LaunchError::Root { cause })?;
         nix::unistd::fchdir(&root).map_err(failed("enter"))?;
         nix::unistd::pivot_root(".", ".").map_err(failed("change to"))?;

@@ -218,3 +218,90 @@ fn a_session_is_founded_joined_and_joined_as_it_is() {
     let last = |way| common.plan(way).steps.into_iter().rev().take(5).collect::<Vec<_>>();
     assert!([Way::Found, Way::Join, Way::JoinContainer].into_iter().all(|way| last(way) == last(Way::Alone)));
 }
+
+fn with_root(mut spec: Spec, path: &str, read_only: bool, layers: Option<&str>) -> Spec {
+    let root = oci_spec::runtime::RootBuilder::default().path(path).readonly(read_only).build().unwrap();
+    spec.set_root(Some(root));
+    let mut annotations = spec.annotations().clone().unwrap_or_default();
+    annotations.extend(layers.map(|lines| (spec::LAYERS.to_owned(), lines.to_owned())));
+    spec.set_annotations(Some(annotations));
+    spec
+}
+
+#[test]
+fn layers_are_put_over_the_image_before_anything_is_mounted_in_it() {
+    let mounts = vec![bind("/data", "/d", &["rbind"]), bind("/data", "/e.txt/f", &["rbind"])];
+    let over = |lines| with_root(spec(mounts.clone(), &[]), "rootfs", false, Some(lines));
+    let wanted = Wanted::new(&over("ro /x.sqfs\nro /dir\nmemory 4096"), Path::new("/mnt"), &Everything).unwrap();
+    assert!(!wanted.is_common());
+    let layers = Layers {
+        generated: None,
+        lower: vec!["/x.sqfs".into(), "/dir".into()],
+        upper: Upper::Memory { size: Some(4096) },
+    };
+    let stack = Step::StackLayers { layers, at: "/mnt".into() };
+    for way in [Way::Alone, Way::Found, Way::Join] {
+        let steps = wanted.plan(way).steps;
+        let at =
+            |wanted: &Step| steps.iter().position(|step| step == wanted).unwrap_or_else(|| panic!("{wanted} {way:?}"));
+        assert!(at(&Step::PivotRoot { from: "/mnt".into() }) < at(&stack));
+        let sources = ["/data", "/dir"].map(PathBuf::from).to_vec();
+        assert_eq!(at(&Step::OpenSources(sources)) + 1, at(&stack));
+        // A layer may hide what the server shows.
+        assert_eq!(at(&stack) + 1, at(&Step::MakeDirectory("/d".into())));
+        // Servers live in the container's user namespace and outside its mounts.
+        let start = at(&Step::StartImages(vec!["/x.sqfs".into()]));
+        let (before, after) = match way {
+            Way::Join => (Step::JoinUser, Step::JoinSession),
+            _ => (Step::UnshareUser { uid: 7, gid: 8 }, Step::UnshareMount),
+        };
+        assert!(at(&before) < start && start < at(&after), "{way:?}");
+        assert!(!steps.contains(&Step::KeepContainer));
+    }
+    let error = |lines| Wanted::new(&over(lines), Path::new("/mnt"), &Everything).unwrap_err().to_string();
+    assert!(error("rw /dir\nmemory").contains("a layer over one that is written to"));
+    assert!(error("what").contains("the layer \"what\"") && error("memory x").contains("memory x"));
+}
+
+#[test]
+fn a_directory_has_no_server() {
+    let annotations = [("org.coracle.file./etc/passwd", "x")];
+    let spec = |read_only, layers| {
+        with_root(spec(vec![bind("/data", "/d", &["rbind"])], &annotations), "/images/dir", read_only, layers)
+    };
+    let steps = |read_only, layers| plan(&spec(read_only, layers)).unwrap();
+    let bound = |writable| Step::BindDirectory { source: "/images/dir".into(), at: "/mnt".into(), writable };
+    let read_only = steps(true, None);
+    assert_eq!(read_only[..3], [Step::UnshareUser { uid: 7, gid: 8 }, Step::UnshareMount, bound(false)]);
+    let generated = |steps: &[Step]| match &steps[5] {
+        Step::StackLayers { layers, .. } => layers.generated.clone().unwrap(),
+        step => panic!("{step}"),
+    };
+    assert_eq!(generated(&read_only).directories, [Path::new("/d")]);
+    assert_eq!(generated(&read_only).files.len(), 1);
+    let kept = steps(false, Some("rw /kept"));
+    assert!(kept.contains(&bound(false)) && generated(&kept).files.len() == 1, "writes go to the layer");
+    let writable = steps(false, None);
+    assert!(writable.contains(&bound(true)) && writable.contains(&Step::MakeDirectory("/d".into())));
+    assert!(!writable.iter().any(|step| matches!(step, Step::StackLayers { .. })));
+    let wanted = Wanted::new(&spec(true, None), Path::new("/mnt"), &Everything).unwrap();
+    assert_eq!(wanted.plan(Way::Found), wanted.plan(Way::Alone));
+}
+
+#[test]
+fn images_that_are_bound_can_be_shared() {
+    let image = |options: &[&str]| spec(vec![fs("squashfs", "/data", options)], &[]);
+    let mut spec = image(&["image-src=/sub", "noexec"]);
+    spec.mounts_mut().as_mut().unwrap()[0].set_source(Some("/x.sqfs".into()));
+    let wanted = Wanted::new(&spec, Path::new("/mnt"), &Everything).unwrap();
+    assert!(wanted.is_common());
+    assert_eq!(wanted.images(), [Path::new("/x.sqfs")]);
+    let text = wanted.plan(Way::Alone).to_string();
+    assert!(text.contains("bind /sub of image /x.sqfs on /data, ro, nosuid, nodev, noexec\n"), "{text}");
+    assert!(text.contains("start a file system server for each of /x.sqfs\n"), "{text}");
+    assert_eq!(plan(&image(&["image-src=/"])), Err(Error::Source { destination: "/data".into() }));
+    spec.mounts_mut().as_mut().unwrap()[0].set_options(Some(vec!["rw".into()]));
+    assert!(plan(&spec).unwrap_err().to_string().contains("writing to an image"));
+    spec.mounts_mut().as_mut().unwrap()[0].set_options(Some(vec!["size=1".into()]));
+    assert!(matches!(plan(&spec), Err(Error::Option { .. })));
+}

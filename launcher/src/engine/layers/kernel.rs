@@ -15,8 +15,8 @@ pub(super) fn mount_overlay(parts: &Parts) -> Result<(), Error> {
     if let Some(upper) = &parts.upper {
         if let Some(kept) = &upper.kept {
             refuse_unfit(kept)?;
-            wait_until_free(parts, upper, kept)?;
         }
+        wait_until_free(parts)?;
         if !upper.has_attributes() {
             return Err(Error::Attributes);
         }
@@ -61,16 +61,21 @@ fn explain(parts: &Parts, cause: nix::Error) -> Error {
     }
 }
 
-/// Waits until no other container writes to the directory.
+/// Waits until no other container writes to the directory, if one is written to.
 ///
 /// The kernel marks a directory to which an overlay writes, and the mark goes with that overlay, whatever becomes of the
 /// programs: no lock of ours could be held as exactly. Without `index` a second overlay is mounted all the same, with no more
 /// than a line in the kernel's log. With it the mark is an error, `EBUSY`, and comes before what is wrong with the
 /// directory for work here, `EINVAL`: it is on another file system. So nothing is ever mounted by this.
-fn wait_until_free(parts: &Parts, upper: &Writable, kept: &Kept) -> Result<(), Error> {
+pub(super) fn wait_until_free(parts: &Parts) -> Result<(), Error> {
+    let Some(Writable { upper, kept: Some(kept), .. }) = &parts.upper else { return Ok(()) };
     let failed = |cause: Errno| Error::Memory { cause: cause.into() };
     let empty = |name: &str| {
-        mkdirat(&parts.memory, name, Mode::RWXU)?;
+        match mkdirat(&parts.memory, name, Mode::RWXU) {
+            // The other way was tried before.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(cause) => return Err(cause),
+        }
         openat(&parts.memory, name, DIRECTORY, Mode::empty())
     };
     let (lower, work) = (empty("empty").map_err(failed)?, empty("elsewhere").map_err(failed)?);
@@ -78,7 +83,7 @@ fn wait_until_free(parts: &Parts, upper: &Writable, kept: &Kept) -> Result<(), E
     let data = format!(
         "userxattr,index=on,lowerdir={},upperdir={},workdir={}",
         magic_link(&lower),
-        magic_link(&upper.upper),
+        magic_link(upper),
         magic_link(&work)
     );
     let start = Instant::now();
