@@ -64,6 +64,15 @@ pub enum Error {
         /// As given.
         path: PathBuf,
     },
+    /// A directory in which nothing can run.
+    #[error(
+        "{} is a directory, but no image: it has neither bin nor usr nor etc. An image as a directory is made by: coracle build --sandbox DIR SOURCE",
+        path.display()
+    )]
+    NoRoot {
+        /// As given.
+        path: PathBuf,
+    },
     /// An archive that the converter reads.
     #[error(
         "{} is an archive, not an image file: convert it first: coracle build IMAGE.sqfs oci-archive:{} (or docker-archive:, or tar: for a plain file tree)",

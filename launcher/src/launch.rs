@@ -92,7 +92,7 @@ fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<
     let launch = Launch { image, path, verb, options, around };
     let Prepared { composed, wanted, .. } = match file {
         Err(image::Error::Directory { .. }) => {
-            launch.prepare(&launch.directory(&Directory::open(&launch.path)?), None)?
+            launch.prepare(&launch.directory(&Directory::open_root(&launch.path)?), None)?
         }
         file => launch.prepare(&launch.file(&Remembered::open(file?)), None)?,
     };
@@ -235,7 +235,7 @@ impl Launch {
 
     /// The image is a directory: there is nothing to mount, and so nothing to share.
     fn in_directory(&self) -> anyhow::Result<Infallible> {
-        let tree = Directory::open(&self.path)?;
+        let tree = Directory::open_root(&self.path)?;
         let Prepared { composed, wanted, .. } = self.prepare(&self.directory(&tree), None)?;
         self.make_directories(&composed)?;
         drop(tree);

@@ -29,7 +29,7 @@ fn what_is_no_image_says_what_to_do() {
     for word in ["absent", "absent.sqfs", "lab/app:1"] {
         assert!(says(word).contains("no stored image of that name: coracle images lists those"), "{word}");
     }
-    assert!(says(world.home.to_str().unwrap()).contains("coracle build IMAGE.sqfs dir:"));
+    assert!(says(world.home.to_str().unwrap()).contains("is a directory, but no image"));
 }
 
 #[test]

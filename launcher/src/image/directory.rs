@@ -19,6 +19,8 @@ pub struct Directory {
     root: OwnedFd,
 }
 
+/// A root file system has one of these at least; `.coracle` is in what was converted, however small.
+const EXPECTED: [&str; 7] = ["bin", "usr", "etc", "lib", "sbin", "opt", ".coracle"];
 /// Of what is opened on the way.
 const WALK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -32,6 +34,17 @@ impl Directory {
         let root = open(path, flags, Mode::empty());
         let root = root.map_err(|cause| Error::Open { path: path.to_path_buf(), cause: cause.into() })?;
         Ok(Self { path: path.to_path_buf(), root })
+    }
+
+    /// The same for a directory that is to be run.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), and when it looks like none that could be.
+    pub fn open_root(path: &Path) -> Result<Self, Error> {
+        let directory = Self::open(path)?;
+        let has = |name: &str| Ok(directory.entry(&Path::new("/").join(name))?.is_some());
+        let found: Result<Vec<bool>, Error> = EXPECTED.iter().map(|name| has(name)).collect();
+        if found?.contains(&true) { Ok(directory) } else { Err(Error::NoRoot { path: path.to_path_buf() }) }
     }
 
     /// The same of a directory that is open.
@@ -141,5 +154,7 @@ mod tests {
         assert_eq!(tree.entry(Path::new("/etc/passwd/x")).unwrap(), None);
         assert_eq!(tree.entry(Path::new("/etc/passwd")).unwrap(), Some(Entry::File { executable: false }));
         assert!(Directory::open(&root.join("etc/passwd")).is_err());
+        assert!(Directory::open_root(&root).is_ok());
+        assert!(matches!(Directory::open_root(dir.path()), Err(Error::NoRoot { .. })));
     }
 }

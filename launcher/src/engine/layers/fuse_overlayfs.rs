@@ -29,6 +29,8 @@ const PROGRAM: &str = "fuse-overlayfs";
 const PLACES: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Says that the process is where it should be.
 const READY: u8 = b'r';
+/// Says that the mount is there.
+const MOUNTED: u8 = b'm';
 /// Longest report, in bytes.
 const REPORT_MAX: u64 = 2048;
 /// The writable directory among the helpers.
@@ -51,7 +53,7 @@ impl Engine<'_> {
         let fuse = self.open_host_fuse()?;
         let host = self.host.as_ref().ok_or(LaunchError::OutOfOrder("start fuse-overlayfs"))?;
         let lock = parts.upper.as_ref().and_then(|upper| upper.kept.as_ref()).map(|kept| kept.lock.as_fd());
-        let mut report = start(program, host.as_fd(), &options, fuse.as_fd(), lock)?;
+        let (mut report, go) = start(program, host.as_fd(), &options, fuse.as_fd(), lock)?;
         // From now on its mount namespace is a copy that lacks what is mounted next.
         let mut word = [0];
         if report.read(&mut word).map_err(failed("wait for it"))? == 0 || word != [READY] {
@@ -73,6 +75,8 @@ impl Engine<'_> {
         .map_err(|cause| failed("mount it")(cause.into()))?;
         // A copy in this process would keep requests waiting forever if the program died.
         drop(fuse);
+        // It is not to read what is not mounted yet. If it is gone, that is heard next.
+        let _ = (&go).write_all(&[MOUNTED]);
         answers(&parts.memory, report).map_err(LaunchError::from)
     }
 
@@ -124,14 +128,15 @@ fn show_parts(parts: &Parts, at: &Path) -> Result<String, Error> {
     Ok(options)
 }
 
-/// Starts the program, which answers for `fuse` until the mount is gone. What it says can be read from what is returned.
+/// Starts the program, which answers for `fuse` until the mount is gone. What it says can be read from what is returned first; it goes
+/// on when it is told to by the second.
 fn start(
     program: &Path,
     host: BorrowedFd<'_>,
     options: &str,
     fuse: BorrowedFd<'_>,
     lock: Option<BorrowedFd<'_>>,
-) -> Result<File, Error> {
+) -> Result<(File, io::PipeWriter), Error> {
     let failed = |cause: io::Error| Error::Program { what: "start it", cause };
     let word = |word: &[u8]| CString::new(word).map_err(|cause| failed(io::Error::other(cause)));
     let mount_point = format!("/dev/fd/{}", fuse.as_raw_fd());
@@ -139,10 +144,13 @@ fn start(
     let arguments = [PROGRAM, "-f", "-o", options, &mount_point].map(|argument| word(argument.as_bytes()));
     let arguments = arguments.into_iter().collect::<Result<Vec<_>, _>>()?;
     let (read, write) = io::pipe().map_err(failed)?;
+    let (told, go) = io::pipe().map_err(failed)?;
     let body = || {
         let run = || -> io::Result<()> {
-            settle(host, &write, fuse, lock)?;
+            settle(host, &write, fuse, &[Some(told.as_fd()), lock])?;
             (&write).write_all(&[READY])?;
+            // The launcher's end is closed here, so the launcher's end ends this.
+            (&told).read_exact(&mut [0])?;
             Err(nix::unistd::execve(&path, &arguments, &[c"PATH=/usr/bin:/bin"]).unwrap_err().into())
         };
         if let Err(error) = run() {
@@ -150,7 +158,7 @@ fn start(
         }
     };
     process::spawn_detached(body).map_err(failed)?;
-    Ok(File::from(OwnedFd::from(read)))
+    Ok((File::from(OwnedFd::from(read)), go))
 }
 
 /// Leaves behind what the process has from the launcher, as the image's own server does, but in the host's tree.
@@ -158,7 +166,7 @@ fn settle(
     host: BorrowedFd<'_>,
     report: &io::PipeWriter,
     fuse: BorrowedFd<'_>,
-    lock: Option<BorrowedFd<'_>>,
+    [told, lock]: &[Option<BorrowedFd<'_>>; 2],
 ) -> io::Result<()> {
     // Its life is the mount's, whatever signals schedulers and terminals send; what is blocked stays so in the program.
     let mut signals = SigSet::all();
@@ -173,9 +181,9 @@ fn settle(
     process::redirect_standard(&null)?;
     drop(null);
     nix::unistd::dup2_stderr(report)?;
-    let keep: Vec<BorrowedFd<'_>> = [fuse, report.as_fd()].into_iter().chain(lock).collect();
+    let keep: Vec<BorrowedFd<'_>> = [fuse, report.as_fd()].into_iter().chain(*told).chain(*lock).collect();
     descriptors::close_all_but(&keep.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>())?;
-    for inherited in [fuse].into_iter().chain(lock) {
+    for inherited in [fuse].into_iter().chain(*lock) {
         fcntl_setfd(inherited, FdFlags::empty())?;
     }
     privileges::keep_for_files()?;
