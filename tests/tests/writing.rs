@@ -300,6 +300,7 @@ fn userns_mistakes_with_layers_are_explained() {
     let mut without = bench.command(&["--writable-tmpfs"], &bench.image, &["true"]);
     let said = run(without.env("CORACLE_OVERLAY", "none")).exited(125).stderr;
     assert!(said.contains("install fuse-overlayfs") && said.contains("--sandbox DIR"), "{said}");
+    eventually("the servers to end", || bench.servers() == 0);
 }
 
 #[test]
@@ -509,6 +510,26 @@ fn userns_mistakes_with_bound_images_are_explained() {
     assert!(said.contains("absent.sqfs: there is no such file"), "{said}");
     let said = bench.refusal(&["-B", &format!("{image}:/etc/motd:image-src=/etc")]);
     assert!(said.contains("/etc/motd"), "{said}");
+    eventually("the servers to end", || bench.servers() == 0);
+}
+
+#[test]
+fn userns_ranks_that_start_at_once_see_the_same_data() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let bind = format!("{}:/data:image-src=/etc", bench.image.display());
+    let ranks: Vec<_> = (0..12)
+        .map(|_| {
+            let mut command = bench.command(&["-B", &bind], &bench.image, &["cat", "/data/motd"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for rank in ranks {
+        let output = rank.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((String::from_utf8_lossy(&output.stdout).trim(), said.as_str()), ("Afloat in a coracle.", ""));
+    }
+    eventually("the servers to end", || bench.servers() == 0);
 }
 
 #[test]
