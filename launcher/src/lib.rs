@@ -3,6 +3,7 @@
 //! A launch goes through [`cli`] (arguments to types), [`host`] and [`image`] (facts), [`spec`] (everything that will
 //! happen, as an OCI runtime specification), [`plan`] (the steps) and [`engine`] (which takes them).
 
+pub mod capabilities;
 pub mod cli;
 pub mod config;
 pub mod doctor;
@@ -10,10 +11,12 @@ pub mod engine;
 pub mod exit;
 pub mod fuse;
 pub mod host;
+pub mod ids;
 pub mod image;
 pub mod inspect;
 pub mod options;
 pub mod plan;
+pub mod seccomp;
 pub mod session;
 pub mod spec;
 pub mod stored;

@@ -5,6 +5,7 @@
 
 pub mod attributes;
 pub mod descriptors;
+pub mod filter;
 pub mod privileges;
 pub mod process;
 pub mod refusal;

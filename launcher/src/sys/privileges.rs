@@ -1,10 +1,12 @@
-//! Giving up capabilities for good.
+//! Giving up capabilities for good, all or some.
 
 use rustix::io::Errno;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities,
 };
+
+use crate::capabilities::Capabilities;
 
 /// More than any kernel has; the kernel says where its own end.
 const CAPABILITIES_MAX: u32 = 64;
@@ -17,15 +19,39 @@ const CAPABILITIES_MAX: u32 = 64;
 /// # Errors
 /// What the kernel says; no set may be assumed to be empty then.
 pub fn drop_all() -> Result<(), Errno> {
-    for number in 0..CAPABILITIES_MAX {
+    bound(0)?;
+    drop_held()
+}
+
+/// Sets all sets to these, as far as the kernel knows what is in them. What the process does not have, it does not get.
+///
+/// # Errors
+/// What the kernel says; nothing may be assumed of any set then.
+pub fn set(sets: &Capabilities) -> Result<(), Errno> {
+    bound(sets.bounding.0)?;
+    clear_ambient_capability_set()?;
+    let held = capabilities(None)?.permitted;
+    let within = |set: crate::capabilities::CapabilitySet| CapabilitySet::from_bits_retain(set.0) & held;
+    let (permitted, effective, inheritable) =
+        (within(sets.permitted), within(sets.effective), within(sets.inheritable));
+    set_capabilities(None, CapabilitySets { effective, permitted, inheritable })?;
+    // An ambient capability must be permitted and inheritable.
+    (within(sets.ambient) & permitted & inheritable)
+        .iter()
+        .try_for_each(|capability| configure_capability_in_ambient_set(capability, true))
+}
+
+/// Takes everything else out of the bounding set; bit N stands for number N.
+fn bound(kept: u64) -> Result<(), Errno> {
+    for number in (0..CAPABILITIES_MAX).filter(|number| kept >> number & 1 == 0) {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match remove_capability_from_bounding_set(capability) {
-            // The first number that the kernel does not know.
+            // Beyond the last number that the kernel knows.
             Err(Errno::INVAL) if number > 0 => break,
             result => result?,
         }
     }
-    drop_held()
+    Ok(())
 }
 
 /// Has a program that this process will execute keep the rights of a file system server over the caller's own files. A process without
