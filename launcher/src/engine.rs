@@ -17,15 +17,17 @@ use rustix::io::Errno;
 
 use crate::fuse::{self, ServeOptions, Synthetic};
 use crate::host::Identification;
+use crate::ids::{Ids, Owners};
 use crate::image::{self, ImageFile};
 use crate::plan::{Plan, Step};
 use crate::session::{self, ContainerKey, Founding, Joined, Keeper, Memo};
-use crate::sys::{attributes, descriptors, privileges, process, resolve};
+use crate::sys::{attributes, descriptors, filter, privileges, process, resolve};
 use crate::trace;
 
 mod confine;
 mod error;
 mod execute;
+mod identity;
 mod images;
 mod layers;
 mod make;
@@ -99,7 +101,7 @@ impl<'a> Launch<'a> {
         let engine = Engine {
             ground,
             decided: Decided::default(),
-            ids: (0, 0),
+            ids: Ids::own(0, 0),
             fuse: None,
             server: None,
             channel: None,
@@ -115,7 +117,18 @@ impl<'a> Launch<'a> {
         };
         let mut launch = Self { engine, taken: steps.to_vec() };
         launch.take(steps)?;
+        for step in &mut launch.taken {
+            if let Step::UnshareUser(ids) = step {
+                ids.clone_from(&launch.engine.ids);
+            }
+        }
         Ok(launch)
+    }
+
+    /// The ids that the new user namespace has, which may be less than what was asked for.
+    #[must_use]
+    pub fn ids(&self) -> &Ids {
+        &self.engine.ids
     }
 
     /// Takes the steps of `plan` that have not been taken yet, and becomes the program.
@@ -143,7 +156,7 @@ impl<'a> Launch<'a> {
 struct Engine<'a> {
     ground: Ground,
     decided: Decided,
-    ids: (u32, u32),
+    ids: Ids,
     fuse: Option<OwnedFd>,
     server: Option<server::Handle>,
     /// To the session's server.
@@ -170,9 +183,9 @@ impl Engine<'_> {
         match step {
             // First, because it is what gives an ordinary user the right to all that follows, within it alone. Ids
             // can be mapped only by writing to /proc before anything else changes the process's credentials.
-            Step::UnshareUser { uid, gid } => {
-                self.ids = (*uid, *gid);
-                namespace::enter_user(*uid, *gid)
+            Step::UnshareUser(ids) => {
+                self.ids = identity::enter(ids, self.warn)?;
+                Ok(())
             }
             // After the user namespace: the kernel lets a file system be mounted only in the user namespace in which its
             // /dev/fuse was opened (fuse_fill_super compares f_cred->user_ns).
@@ -214,6 +227,7 @@ impl Engine<'_> {
             Step::StackLayers { layers, at } => self.stack(layers, at),
             Step::MakeDirectory(path) => make::directory(self.root()?, path),
             Step::MakeFile(path) => make::file(self.root()?, path),
+            Step::WriteFile { path, content } => make::written(self.root()?, path, content),
             Step::MakeLink { path, target } => make::link(self.root()?, path, target),
             Step::Bind { source, destination, recursive, restrict, optional } => {
                 let bound = self.bind(source, destination, *recursive, *restrict);
@@ -235,13 +249,18 @@ impl Engine<'_> {
             Step::NoNewPrivileges => nix::sys::prctl::set_no_new_privs()
                 .map_err(|cause| Error::Privileges { what: "no_new_privs", cause: cause.into() }),
             // After the last mount(2), which needed them.
-            Step::DropCapabilities => privileges::drop_all()
+            Step::Capabilities(sets) if sets.is_empty() => privileges::drop_all()
                 .map_err(|cause| Error::Privileges { what: "empty capability sets", cause: cause.into() }),
+            Step::Capabilities(sets) => privileges::set(sets)
+                .map_err(|cause| Error::Privileges { what: "the capability sets", cause: cause.into() }),
             // Last, since the steps before work with descriptors; those of the host's tree would lead out of the container.
             Step::CloseDescriptors => {
                 trace::finish();
                 self.close()
             }
+            // Nothing but execve(2) is left to do, which a filter has to allow. No privilege is needed after no_new_privs.
+            Step::Filter(filter) => filter::install(&filter.instructions, filter.flags)
+                .map_err(|cause| Error::Privileges { what: "the filter of system calls", cause }),
             Step::Execute { args, env } => Err(execute::become_program(args, env)),
         }
     }
@@ -336,7 +355,8 @@ impl Engine<'_> {
     }
 
     fn start_server(&mut self) -> Result<(), Error> {
-        let (uid, gid) = self.ids;
+        let (uid, gid) = self.ids.caller();
+        let owners = Owners::from(&self.ids);
         let switches = fuse::Switches::from_environment().map_err(fuse::Error::Switches)?;
         let misplaced = || Error::OutOfOrder("start the server");
         let failed = |cause| Error::StartServer { cause };
@@ -344,7 +364,7 @@ impl Engine<'_> {
         let fuse = self.fuse.as_ref().ok_or_else(misplaced)?.try_clone().map_err(failed)?;
         let record = self.ground.record.take();
         let switches = if record.is_some() { switches.recording() } else { switches };
-        let options = ServeOptions { switches, record: record.is_some(), ..ServeOptions::new(uid, gid) };
+        let options = ServeOptions { switches, owners, record: record.is_some(), ..ServeOptions::new(uid, gid) };
         let log = open_log()?;
         let keeper = match &self.ground.session {
             Session::Found { founding, idle, .. } => {
@@ -361,7 +381,7 @@ impl Engine<'_> {
     fn mount_image(&mut self, at: &Path) -> Result<(), Error> {
         let misplaced = Error::OutOfOrder("mount the image");
         let (Some(fuse), Some(server)) = (self.fuse.take(), &mut self.server) else { return Err(misplaced) };
-        namespace::mount_fuse(fuse.as_fd(), at, self.ids)?;
+        namespace::mount_fuse(fuse.as_fd(), at, self.ids.caller())?;
         // A copy of the descriptor in this process would keep requests waiting forever if the server died.
         drop(fuse);
         server.mounted()

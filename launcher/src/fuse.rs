@@ -2,7 +2,8 @@
 //!
 //! The tree never changes while it is mounted, so the kernel may keep all that it is told: names, absent names,
 //! attributes, listings, link targets and data. Directories and files that the image lacks can be added, so that a
-//! bind mount finds its target in any image. Everything is shown as owned by one user and group.
+//! bind mount finds its target in any image. Everything is shown as owned by one user and group, unless
+//! the container has more of them.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +14,8 @@ use std::thread;
 
 use coracle_squashfs::reader::{self, Image};
 use thiserror::Error;
+
+use crate::ids::Owners;
 
 mod answer;
 mod control;
@@ -75,10 +78,12 @@ pub enum SyntheticFile {
 /// How to serve an image.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Owner shown for everything.
+    /// Owner shown for what has no other.
     pub uid: u32,
-    /// Group shown for everything.
+    /// Group shown for what has no other.
     pub gid: u32,
+    /// Whom else files of the image may belong to.
+    pub owners: Owners,
     /// What to show besides the image.
     pub synthetic: Synthetic,
     /// Bytes that unpacked blocks may take, metadata included.
@@ -98,6 +103,7 @@ impl ServeOptions {
         Self {
             uid,
             gid,
+            owners: Owners::default(),
             synthetic: Synthetic::default(),
             cache_bytes: Self::CACHE_BYTES,
             record: false,

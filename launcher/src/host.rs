@@ -16,10 +16,12 @@ use std::process::{Child, Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::parse;
+use crate::ids::Ids;
 use crate::image::{self, Entry, ImageFile};
 use crate::options::{EnvSetting, Options};
 
 pub mod accounts;
+pub mod subordinate;
 
 use accounts::Account;
 
@@ -45,6 +47,14 @@ pub enum Error {
         path: PathBuf,
         /// From 1.
         line: usize,
+    },
+    /// The file of `--security seccomp:`.
+    #[error("cannot read seccomp profile {}: {cause}", path.display())]
+    SeccompFile {
+        /// As given.
+        path: PathBuf,
+        /// The system's reason.
+        cause: io::Error,
     },
     /// None of the directories over which the image could be mounted exists.
     #[error("cannot mount the image: this host has none of {}", MOUNT_POINTS.join(", "))]
@@ -82,6 +92,10 @@ pub struct Identification {
     pub account: Account,
     /// Name of the caller's group.
     pub group: String,
+    /// Names of other groups that the container knows.
+    pub groups: Vec<(u32, String)>,
+    /// What a session's containers know, where that is less than what was asked for.
+    pub ids: Option<Ids>,
 }
 
 /// The facts.
@@ -91,6 +105,8 @@ pub struct Host {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
+    /// The ids that the container knows.
+    pub ids: Ids,
     /// The caller, as the databases know them.
     pub who: Identification,
     /// Absolute path of the working directory, as the shell calls it when that is right; `None` when it is gone.
@@ -101,8 +117,21 @@ pub struct Host {
     pub env: Vec<(OsString, OsString)>,
     /// Settings from `--env-file`, in order.
     pub file_settings: Vec<EnvSetting>,
+    /// The seccomp profile that was asked for.
+    pub seccomp: Option<SeccompFile>,
     /// Over which the image can be mounted.
     pub mount_point: PathBuf,
+}
+
+/// A seccomp profile, not yet understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeccompFile {
+    /// As given.
+    pub path: PathBuf,
+    /// JSON.
+    pub content: Vec<u8>,
+    /// The kernel's release, on which profiles may depend.
+    pub kernel: String,
 }
 
 /// All that can be known without asking who the caller is.
@@ -112,6 +141,7 @@ pub struct Surroundings {
     cwd: Option<PathBuf>,
     home: Option<PathBuf>,
     file_settings: Vec<EnvSetting>,
+    seccomp: Option<SeccompFile>,
     mount_point: PathBuf,
 }
 
@@ -130,8 +160,15 @@ impl Surroundings {
         }
         let home = value(&env, "HOME").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
         let (cwd, mount_point) = (cwd(value(&env, "PWD")), mount_point().ok_or(Error::NoMountPoint)?);
-        Ok(Self { env, cwd, home, file_settings, mount_point })
+        let seccomp = options.seccomp.as_deref().map(seccomp_file).transpose()?;
+        Ok(Self { env, cwd, home, file_settings, seccomp, mount_point })
     }
+}
+
+fn seccomp_file(path: &Path) -> Result<SeccompFile, Error> {
+    let content = fs::read(path).map_err(|cause| Error::SeccompFile { path: path.to_path_buf(), cause })?;
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    Ok(SeccompFile { path: path.to_path_buf(), content, kernel })
 }
 
 fn value(env: &[(OsString, OsString)], name: &str) -> Option<OsString> {
@@ -141,12 +178,12 @@ fn value(env: &[(OsString, OsString)], name: &str) -> Option<OsString> {
 impl Host {
     /// Puts the facts together; `known` spares looking the caller up, which may be a trip to a directory server.
     #[must_use]
-    pub fn new(surroundings: Surroundings, known: Option<Identification>) -> Self {
+    pub fn new(surroundings: Surroundings, ids: Ids, known: Option<Identification>) -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let Surroundings { env, cwd, home, file_settings, mount_point } = surroundings;
+        let Surroundings { env, cwd, home, file_settings, seccomp, mount_point } = surroundings;
         let who = known.unwrap_or_else(|| identify(uid, gid, value(&env, "USER"), value(&env, "HOME")));
         let home = home.or_else(|| Some(who.account.home.clone()).filter(|path| path.is_absolute() && path.is_dir()));
-        Self { uid, gid, who, cwd, home, env, file_settings, mount_point }
+        Self { uid, gid, ids, who, cwd, home, env, file_settings, seccomp, mount_point }
     }
 
     /// A variable of the environment.
@@ -279,7 +316,26 @@ fn identify(uid: u32, gid: u32, user: Option<OsString>, home: Option<OsString>) 
         (|file: &[u8]| accounts::passwd_by_uid(file, uid), |file: &[u8]| accounts::group_by_gid(file, gid));
     let (account, group) = (Lookup::start("passwd", uid, by_uid), Lookup::start("group", gid, by_gid));
     let account = account.finish(by_uid).unwrap_or_else(|| unknown(uid, gid, user, home));
-    Identification { account, group: group.finish(by_gid).unwrap_or_else(|| format!("group{gid}")) }
+    let group = group.finish(by_gid).unwrap_or_else(|| format!("group{gid}"));
+    Identification { account, group, groups: Vec::new(), ids: None }
+}
+
+/// Names of groups: from the file, and those that it lacks by one question for all, since each may be a trip to a directory
+/// server. What nobody knows is left out.
+fn group_names(wanted: &[u32]) -> Vec<(u32, String)> {
+    let find = |content: &[u8]| -> Vec<(u32, String)> {
+        wanted.iter().filter_map(|gid| Some((*gid, accounts::group_by_gid(content, *gid)?))).collect()
+    };
+    let mut names = fs::read("/etc/group").map(|content| find(&content)).unwrap_or_default();
+    let missing: Vec<String> =
+        wanted.iter().filter(|gid| !names.iter().any(|(known, _)| known == *gid)).map(u32::to_string).collect();
+    if !missing.is_empty() {
+        let output =
+            Command::new("getent").arg("group").args(&missing).stdin(Stdio::null()).stderr(Stdio::null()).output();
+        let found = output.map(|output| find(&output.stdout)).unwrap_or_default();
+        names.extend(found.into_iter().filter(|(gid, _)| missing.contains(&gid.to_string())));
+    }
+    names
 }
 
 /// No database knows the caller: what the environment says is all there is.

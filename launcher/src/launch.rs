@@ -14,10 +14,12 @@ use coracle::cli::{self, Flags, Pull};
 use coracle::config::Config;
 use coracle::engine::{self, Decided, Ground, Guess, Session};
 use coracle::exit::Exit;
+use coracle::host::subordinate::Caller;
 use coracle::host::{Disk, Foreseen, Host, Identification, Surroundings};
+use coracle::ids::Ids;
 use coracle::image::{self, Directory, ImageFile};
 use coracle::options::{Options, Verb};
-use coracle::plan::{self, Wanted, Way};
+use coracle::plan::{self, Step, Wanted, Way};
 use coracle::session::{self, ContainerKey, Fingerprint, Identity, Joined, Meeting, Place, Remembered};
 use coracle::spec::{self, Composed, ImageFacts};
 use coracle::trace;
@@ -44,14 +46,18 @@ pub(super) fn run(
     let config = settings()?;
     let image = images::find(&image, flags.pull, &config)?.path;
     let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
-    let launch = |around| Launch { image: image.clone(), path: path.clone(), verb, options: options.clone(), around };
+    let caller = Caller::new(&options);
+    caller.warnings.iter().for_each(|warning| warn(warning));
+    let ids = caller.ids.clone();
+    let launch =
+        |around| Launch { image: image.clone(), path: path.clone(), verb, options: options.clone(), caller, around };
     let Some(sessions) = Sessions::read(flags, &config)? else {
         let never = launch(Surroundings::collect(&options)?).first(Way::Alone, None, Session::Without)?;
         match never {}
     };
     trace::mark("look for the image's session");
     let mut around = None;
-    let meeting = sessions.meet(&path, || around = Some(Surroundings::collect(&options)));
+    let meeting = sessions.meet(&path, &ids, options.fakeroot, || around = Some(Surroundings::collect(&options)));
     let launch = launch(around.unwrap_or_else(|| Surroundings::collect(&options))?);
     let never = match meeting {
         Ok(Some(Meeting::Joined(joined))) => launch.join(joined)?,
@@ -70,7 +76,9 @@ pub(super) fn run(
 /// Runs a program in a mount of its own, whose server writes to `record` what is read.
 pub(super) fn recorded(path: &Path, verb: Verb, options: &Options, record: OwnedFd) -> anyhow::Result<Infallible> {
     let around = Surroundings::collect(options)?;
-    let launch = Launch { image: path.to_path_buf(), path: path.to_path_buf(), verb, options: options.clone(), around };
+    let caller = Caller::new(options);
+    let options = options.clone();
+    let launch = Launch { image: path.to_path_buf(), path: path.to_path_buf(), verb, options, caller, around };
     launch.first(Way::Alone, Some(record), Session::Without)
 }
 
@@ -89,12 +97,15 @@ fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<
     let file = ImageFile::open(&image);
     let path = std::path::absolute(&image)?;
     let around = Surroundings::collect(&options)?;
-    let launch = Launch { image, path, verb, options, around };
+    let caller = Caller::new(&options);
+    caller.warnings.iter().for_each(|warning| warn(warning));
+    let ids = caller.ids.clone();
+    let launch = Launch { image, path, verb, options, caller, around };
     let Prepared { composed, wanted, .. } = match file {
         Err(image::Error::Directory { .. }) => {
-            launch.prepare(&launch.directory(&Directory::open_root(&launch.path)?), None)?
+            launch.prepare(&launch.directory(&Directory::open_root(&launch.path)?), &ids, None)?
         }
-        file => launch.prepare(&launch.file(&Remembered::open(file?)), None)?,
+        file => launch.prepare(&launch.file(&Remembered::open(file?)), &ids, None)?,
     };
     let way = if Sessions::read(flags, &config)?.is_some() { Way::Found } else { Way::Alone };
     print(|out| {
@@ -102,7 +113,15 @@ fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<
             write!(out, "{}", wanted.plan(way))?;
         } else {
             // By way of a value, whose keys are sorted: the specification's own maps come in any order.
-            let value = serde_json::to_value(&composed.spec).context("cannot print the specification")?;
+            let mut value = serde_json::to_value(&composed.spec).context("cannot print the specification")?;
+            for set in value
+                .pointer_mut("/process/capabilities")
+                .and_then(serde_json::Value::as_object_mut)
+                .into_iter()
+                .flatten()
+            {
+                set.1.as_array_mut().into_iter().for_each(|names| names.sort_by_key(ToString::to_string));
+            }
             serde_json::to_writer_pretty(&mut *out, &value)?;
             writeln!(out)?;
         }
@@ -138,8 +157,8 @@ impl Sessions {
     }
 
     /// The image's session; `None` when the image itself has to say what is wrong with it.
-    fn meet(&self, path: &Path, meanwhile: impl FnOnce()) -> std::io::Result<Option<Meeting>> {
-        let Ok(identity) = Identity::of(path) else { return Ok(None) };
+    fn meet(&self, path: &Path, ids: &Ids, root: bool, meanwhile: impl FnOnce()) -> std::io::Result<Option<Meeting>> {
+        let Ok(identity) = Identity::of(path, ids, root) else { return Ok(None) };
         Place::open(&identity)?.map(|place| session::meet(place, &identity, meanwhile)).transpose()
     }
 }
@@ -160,6 +179,7 @@ struct Launch {
     path: PathBuf,
     verb: Verb,
     options: Options,
+    caller: Caller,
     around: Surroundings,
 }
 
@@ -172,9 +192,10 @@ impl Launch {
         ImageFacts { path: &self.path, offset: 0, directory: true, tree }
     }
 
-    fn prepare(&self, facts: &ImageFacts<'_>, who: Option<Identification>) -> anyhow::Result<Prepared> {
+    /// Decides for a container that knows these ids.
+    fn prepare(&self, facts: &ImageFacts<'_>, ids: &Ids, who: Option<Identification>) -> anyhow::Result<Prepared> {
         trace::mark("compose the specification");
-        let host = Host::new(self.around.clone(), who);
+        let host = Host::new(self.around.clone(), ids.clone(), who);
         let disk = Disk::default();
         let composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
         composed.warnings.iter().for_each(|warning| warn(warning));
@@ -223,10 +244,13 @@ impl Launch {
         let handle = image.handle().with_context(|| format!("cannot open image {}", self.image.display()))?;
         let ground = Ground { image: Some(handle), session, program: Some(program), record };
         let mut say = |warning: String| warn(&warning);
-        let opening = plan::opening(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let opening = plan::opening(self.caller.ids.clone());
         let launch = engine::Launch::begin(&opening, ground, &mut say)?;
         let tree = Remembered::open(image);
-        let Prepared { host, composed, wanted, disk } = self.prepare(&self.file(&tree), None)?;
+        let ids = launch.ids().clone();
+        let Prepared { mut host, composed, wanted, disk } =
+            self.prepare(&self.file(&tree), &ids, self.caller.who.clone())?;
+        host.who.ids = (ids != self.caller.ids).then_some(ids);
         self.make_directories(&composed)?;
         let (memo, _) = tree.finish();
         let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted, &disk) };
@@ -236,12 +260,13 @@ impl Launch {
     /// The image is a directory: there is nothing to mount, and so nothing to share.
     fn in_directory(&self) -> anyhow::Result<Infallible> {
         let tree = Directory::open_root(&self.path)?;
-        let Prepared { composed, wanted, .. } = self.prepare(&self.directory(&tree), None)?;
-        self.make_directories(&composed)?;
-        drop(tree);
         let ground = Ground { image: None, session: Session::Without, program: None, record: None };
         let mut say = |warning: String| warn(&warning);
-        let launch = engine::Launch::begin(&[], ground, &mut say)?;
+        let launch = engine::Launch::begin(&[Step::UnshareUser(self.caller.ids.clone())], ground, &mut say)?;
+        let ids = launch.ids().clone();
+        let Prepared { composed, wanted, .. } = self.prepare(&self.directory(&tree), &ids, self.caller.who.clone())?;
+        self.make_directories(&composed)?;
+        drop(tree);
         Ok(launch.finish(&wanted.plan(Way::Alone), Decided::default())?)
     }
 
@@ -249,7 +274,12 @@ impl Launch {
     fn join(&self, joined: Box<Joined>) -> anyhow::Result<Infallible> {
         let mut joined = joined;
         let tree = Remembered::new(self.path.clone(), std::mem::take(&mut joined.memo));
-        let Prepared { composed, wanted, disk, .. } = self.prepare(&self.file(&tree), Some(joined.who.clone()))?;
+        if joined.who.ids.is_some() {
+            warn("subordinate ids could not be mapped when the image's session began: going on with your own id alone");
+        }
+        let ids = joined.who.ids.as_ref().unwrap_or(&self.caller.ids).clone();
+        let Prepared { composed, wanted, disk, .. } =
+            self.prepare(&self.file(&tree), &ids, Some(joined.who.clone()))?;
         self.make_directories(&composed)?;
         let (memo, _) = tree.finish();
         let key = key(&wanted, &disk);

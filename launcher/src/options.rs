@@ -198,10 +198,6 @@ impl Options {
         let asked = [
             (pid || ipc || uts || net, "a namespace of its own"),
             (!self.dns.is_empty(), "--dns"),
-            (self.fakeroot, "--fakeroot"),
-            (self.map_groups, "--userns"),
-            (self.capabilities != Capabilities::default(), "a choice of capabilities"),
-            (self.seccomp.is_some(), "a seccomp profile"),
             (!self.no_env.is_empty(), "--no-env"),
             (self.shell.is_some(), "--shell"),
         ];

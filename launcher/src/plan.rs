@@ -12,10 +12,14 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
+use crate::capabilities::Capabilities;
 use crate::fuse::{Synthetic, SyntheticFile};
 use crate::host::{Kind, Probe};
+use crate::ids::Ids;
+use crate::seccomp::{self, Filter};
 use crate::spec::{self, is_below};
 
+mod identity;
 mod layers;
 mod options;
 #[cfg(test)]
@@ -58,6 +62,17 @@ pub enum Error {
         /// Where it was to go.
         destination: PathBuf,
     },
+    /// A filter of system calls.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
+    /// An annotation of ours that says nothing.
+    #[error("cannot carry out the specification: annotation {name}: {reason}")]
+    Annotation {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A word that is no option of a bind.
     #[error("cannot bind on {}: unknown option {option:?}", destination.display())]
     Option {
@@ -71,13 +86,8 @@ pub enum Error {
 /// One step. The fields are all that it depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Enter a new user namespace that knows the caller alone.
-    UnshareUser {
-        /// Mapped to itself.
-        uid: u32,
-        /// Mapped to itself.
-        gid: u32,
-    },
+    /// Enter a new user namespace that knows these ids alone.
+    UnshareUser(Ids),
     /// Open `/dev/fuse` in the new user namespace.
     OpenFuse,
     /// Start the process that answers for the image. It gets ready while the rest is being decided.
@@ -135,6 +145,13 @@ pub enum Step {
     MakeDirectory(PathBuf),
     /// Make an empty file on a file system that an earlier step mounted.
     MakeFile(PathBuf),
+    /// Write a new file into a directory that is the image, unless something is there.
+    WriteFile {
+        /// Where.
+        path: PathBuf,
+        /// What.
+        content: Vec<u8>,
+    },
     /// Make a symbolic link on a file system that an earlier step mounted.
     MakeLink {
         /// Where.
@@ -194,10 +211,12 @@ pub enum Step {
     },
     /// Give up gaining privileges by `execve`.
     NoNewPrivileges,
-    /// Empty all sets of capabilities.
-    DropCapabilities,
+    /// Keep these capabilities alone.
+    Capabilities(Capabilities),
     /// Close all descriptors except the standard ones.
     CloseDescriptors,
+    /// Install a filter of system calls.
+    Filter(Filter),
     /// Become the program.
     Execute {
         /// Its name and arguments.
@@ -230,7 +249,9 @@ pub struct Plan {
 /// What a launch wants, before it is known how it will come by the image's mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    ids: (u32, u32),
+    ids: Ids,
+    /// Whether the program can change its mounts.
+    powerful: bool,
     mount_point: PathBuf,
     /// What the server has to show besides the image.
     pub synthetic: Synthetic,
@@ -271,6 +292,19 @@ impl Wanted {
         }
         let env = process.env().as_deref().unwrap_or_default();
         let fallback = annotations.and_then(|all| all.get(spec::CWD_FALLBACK)).map(PathBuf::from);
+        let capabilities = identity::capabilities(spec);
+        let filters = identity::filters(spec)?.into_iter().map(Step::Filter);
+        let mut last = vec![
+            Step::ChangeDirectory { path: process.cwd().clone(), fallback },
+            Step::NoNewPrivileges,
+            Step::Capabilities(capabilities),
+            Step::CloseDescriptors,
+        ];
+        last.extend(filters);
+        last.push(Step::Execute {
+            args: spec::words(args, spec::RAW_ARGUMENT, annotations),
+            env: spec::words(env, spec::RAW_ENV, annotations),
+        });
         let mut synthetic = Synthetic { directories: mounts.directories, files: mounts.files };
         let mut steps = root.settle(&mut synthetic);
         steps.append(&mut mounts.steps);
@@ -278,29 +312,23 @@ impl Wanted {
         root.images.sort();
         root.images.dedup();
         Ok(Self {
-            ids: (process.user().uid(), process.user().gid()),
+            ids: identity::ids(spec)?,
+            powerful: !capabilities.is_empty(),
             mount_point: mount_point.to_path_buf(),
             synthetic,
             sources: mounts.sources,
             root,
             mounts: steps,
-            last: vec![
-                Step::ChangeDirectory { path: process.cwd().clone(), fallback },
-                Step::NoNewPrivileges,
-                Step::DropCapabilities,
-                Step::CloseDescriptors,
-                Step::Execute {
-                    args: spec::words(args, spec::RAW_ARGUMENT, annotations),
-                    env: spec::words(env, spec::RAW_ENV, annotations),
-                },
-            ],
+            last,
         })
     }
 
-    /// Whether other launches may use the same mounts: all are of the host or of images, and none is this launch's own.
+    /// Whether other launches may use the same mounts: all are of the host or of images, none is this launch's own, and its
+    /// program cannot change them.
     #[must_use]
     pub fn is_common(&self) -> bool {
-        !self.root.is_own() && self.mounts.iter().all(|step| matches!(step, Step::Bind { .. } | Step::BindImage { .. }))
+        let shared = |step: &Step| matches!(step, Step::Bind { .. } | Step::BindImage { .. });
+        !self.powerful && !self.root.is_own() && self.mounts.iter().all(shared)
     }
 
     /// Image files besides the image's own.
@@ -357,20 +385,19 @@ impl Wanted {
 
     /// Until the image is mounted.
     fn beginning(&self, way: Way) -> Vec<Step> {
-        let (uid, gid) = self.ids;
         let at = self.mount_point.clone();
         // In the user namespace, for the sake of their /dev/fuse, and before the mount namespace, as for the image's server.
         let images = (!self.root.images.is_empty()).then(|| Step::StartImages(self.root.images.clone()));
         if let Some(layers::Directory { path, writable }) = self.root.directory.clone() {
             let rest = [Step::UnshareMount, Step::BindDirectory { source: path, at, writable }];
-            return [Step::UnshareUser { uid, gid }].into_iter().chain(images).chain(rest).collect();
+            return [Step::UnshareUser(self.ids.clone())].into_iter().chain(images).chain(rest).collect();
         }
         let Synthetic { directories, files } = self.synthetic.clone();
         let ask = Step::AskServer { directories, files };
         match way {
             Way::Alone | Way::Found => {
                 let mount = [Step::UnshareMount, Step::MountImage { at }];
-                opening(uid, gid).into_iter().chain([ask]).chain(images).chain(mount).collect()
+                opening(self.ids.clone()).into_iter().chain([ask]).chain(images).chain(mount).collect()
             }
             Way::Join => {
                 let ahead = images.into_iter().flat_map(|images| [Step::JoinUser, images]);
@@ -384,8 +411,8 @@ impl Wanted {
 /// The first steps of every launch that mounts the image: they depend on nothing else, so they are taken before the rest
 /// is decided, and the server gets ready meanwhile.
 #[must_use]
-pub fn opening(uid: u32, gid: u32) -> [Step; 3] {
-    [Step::UnshareUser { uid, gid }, Step::OpenFuse, Step::StartServer]
+pub fn opening(ids: Ids) -> [Step; 3] {
+    [Step::UnshareUser(ids), Step::OpenFuse, Step::StartServer]
 }
 
 /// A confinement that is asked for is applied or refused, never passed over.
@@ -400,7 +427,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
         }
         let asked = [
             (linux.rootfs_propagation().as_ref().is_some_and(|kind| kind.contains("shared")), "shared propagation"),
-            (linux.seccomp().is_some(), "a seccomp profile"),
             (linux.resources().is_some(), "resource limits by cgroup"),
             (linux.masked_paths().is_some(), "masked paths"),
             (linux.readonly_paths().is_some(), "read-only paths"),
@@ -541,9 +567,7 @@ impl fmt::Display for Plan {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnshareUser { uid, gid } => {
-                write!(f, "enter a new user namespace; map uid {uid} and gid {gid} to themselves, nothing else")
-            }
+            Self::UnshareUser(ids) => mapped(f, ids),
             Self::OpenFuse => f.write_str("open /dev/fuse"),
             Self::StartServer => f.write_str("start the file system server"),
             Self::AskServer { directories, files } => {
@@ -574,6 +598,9 @@ impl fmt::Display for Step {
             }
             Self::MakeDirectory(path) => write!(f, "make directory {}", path.display()),
             Self::MakeFile(path) => write!(f, "make file {}", path.display()),
+            Self::WriteFile { path, content } => {
+                write!(f, "write file {} of {} bytes, unless it is there", path.display(), content.len())
+            }
             Self::MakeLink { path, target } => write!(f, "make link {} to {}", path.display(), target.display()),
             Self::Bind { source, destination, recursive, restrict, optional } => {
                 let deep = if *recursive { " and what is mounted below it" } else { "" };
@@ -600,8 +627,19 @@ impl fmt::Display for Step {
                 fallback.iter().try_for_each(|fallback| write!(f, ", or else {}", fallback.display()))
             }
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
-            Self::DropCapabilities => {
+            Self::Capabilities(sets) if sets.is_empty() => {
                 f.write_str("empty the bounding, ambient, effective, permitted and inheritable capabilities")
+            }
+            Self::Capabilities(sets) => {
+                write!(f, "keep capabilities: {}", sets.permitted)?;
+                if sets.ambient.is_empty() { Ok(()) } else { write!(f, "; through any execve: {}", sets.ambient) }
+            }
+            Self::Filter(filter) => {
+                write!(f, "install a filter of system calls with {} instructions", filter.instructions.len())?;
+                match filter.unknown.len() {
+                    0 => Ok(()),
+                    unknown => write!(f, "; {unknown} names that are no calls here are left out"),
+                }
             }
             Self::CloseDescriptors => f.write_str("close all descriptors except 0, 1 and 2"),
             Self::Execute { args, env } => {
@@ -611,6 +649,25 @@ impl fmt::Display for Step {
             }
         }
     }
+}
+
+fn mapped(f: &mut fmt::Formatter<'_>, ids: &Ids) -> fmt::Result {
+    f.write_str("enter a new user namespace; map ")?;
+    if let (true, [user], [group]) = (ids.is_alone(), ids.users.as_slice(), ids.groups.as_slice())
+        && (user.inside, group.inside) == (user.outside, group.outside)
+    {
+        return write!(f, "uid {} and gid {} to themselves, nothing else", user.inside, group.inside);
+    }
+    for (what, ranges) in [("uids", &ids.users), (" and gids", &ids.groups)] {
+        f.write_str(what)?;
+        for range in ranges {
+            write!(f, " {} to {}", range.outside, range.inside)?;
+            if range.length > 1 {
+                write!(f, " ({} ids)", range.length)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What the server shows besides the image.

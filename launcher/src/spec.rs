@@ -3,7 +3,7 @@
 //!
 //! What the specification has no field for is in annotations, whose names are constants of this module.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,15 +13,16 @@ use coracle_converter::image_info::CONFIG;
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
-use crate::host::{Host, Probe, accounts};
+use crate::host::{Host, Probe};
 use crate::image::{self, Entry, ImageFile, Tree, is_executable, locate};
 use crate::options::{DefaultMount, Options, Verb};
+use crate::seccomp;
 
 mod env;
+mod identity;
 mod layers;
 mod mounts;
 #[cfg(test)]
@@ -43,6 +44,8 @@ pub const OPTIONAL: &str = "org.coracle.optional";
 pub const LAYERS: &str = "org.coracle.layers";
 /// Where to start when the working directory cannot be entered.
 pub const CWD_FALLBACK: &str = "org.coracle.cwd.fallback";
+/// A filter of system calls besides the specification's, in the same form, which lets programs believe that they are root.
+pub const ROOT_FILTER: &str = "org.coracle.seccomp.root";
 /// Followed by an index: the argument's bytes in hexadecimal, when they are not UTF-8.
 pub const RAW_ARGUMENT: &str = "org.coracle.raw.args.";
 /// Followed by an index: the `NAME=VALUE` bytes in hexadecimal, when they are not UTF-8.
@@ -116,6 +119,9 @@ pub enum Error {
     /// Something that is understood and not done.
     #[error("cannot do what was asked for: {0} is not supported yet")]
     NotDone(&'static str),
+    /// A seccomp profile.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
     /// `--pwd`
     #[error("cannot start in {}: write an absolute path of the container", path.display())]
     RelativeCwd {
@@ -187,7 +193,7 @@ pub fn compose(
         prompt: interactive,
         visible: &visible,
     };
-    let variables = env::compose(host, options, &context);
+    let mut variables = env::compose(host, options, &context);
 
     let mut annotations = HashMap::new();
     annotations.insert(IMAGE.to_owned(), image.path.display().to_string());
@@ -200,8 +206,10 @@ pub fn compose(
     let home = mounts.home.clone().unwrap_or_else(|| host.who.account.home.clone());
     // What is written to is the caller's to keep as it is.
     if !options.writable {
-        account_files(image.tree, options, host, &home, &shell, &mut annotations)?;
+        identity::account_files(image.tree, options, host, &home, &shell, &mut annotations)?;
     }
+    let apt = identity::covers_apt(&mounts);
+    identity::pretend(image.tree, options, host, apt, &mut variables, &mut annotations, &mut warnings)?;
     if !over.lines.is_empty() {
         annotations.insert(LAYERS.to_owned(), over.lines.join("\n"));
     }
@@ -223,9 +231,9 @@ pub fn compose(
                 .readonly(over.read_only)
                 .build()?,
         )
-        .process(process(host, args, env, start.path)?)
+        .process(process(host, options, args, env, start.path)?)
         .mounts(mounts)
-        .linux(linux(host)?)
+        .linux(linux(host, options)?)
         .annotations(annotations)
         .build()?;
     let mut spec = spec;
@@ -236,24 +244,17 @@ pub fn compose(
 
 fn process(
     host: &Host,
+    options: &Options,
     args: Vec<String>,
     env: Vec<String>,
     cwd: PathBuf,
 ) -> Result<oci_spec::runtime::Process, Error> {
-    let none = HashSet::new;
-    let capabilities = LinuxCapabilitiesBuilder::default()
-        .bounding(none())
-        .effective(none())
-        .inheritable(none())
-        .permitted(none())
-        .ambient(none())
-        .build()?;
     let mut process = ProcessBuilder::default()
-        .user(UserBuilder::default().uid(host.uid).gid(host.gid).build()?)
+        .user(identity::user(host)?)
         .args(args)
         .env(env)
         .cwd(cwd)
-        .capabilities(capabilities)
+        .capabilities(identity::capabilities(identity::wanted(options), host)?)
         .no_new_privileges(true)
         .build()?;
     // Limits are the caller's, not the builder's.
@@ -261,20 +262,20 @@ fn process(
     Ok(process)
 }
 
-/// The caller's own ids and nothing else, in a user and a mount namespace; network, processes and the rest are the
-/// host's.
-fn linux(host: &Host) -> Result<oci_spec::runtime::Linux, Error> {
-    let own = |id: u32| LinuxIdMappingBuilder::default().host_id(id).container_id(id).size(1_u32).build();
+/// The ids that there are, in a user and a mount namespace; network, processes and the rest are the host's.
+fn linux(host: &Host, options: &Options) -> Result<oci_spec::runtime::Linux, Error> {
     let namespace = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
     let mut linux = LinuxBuilder::default()
         .namespaces(vec![namespace(LinuxNamespaceType::User)?, namespace(LinuxNamespaceType::Mount)?])
-        .uid_mappings(vec![own(host.uid)?])
-        .gid_mappings(vec![own(host.gid)?])
+        .uid_mappings(identity::mappings(&host.ids.users)?)
+        .gid_mappings(identity::mappings(&host.ids.groups)?)
         .rootfs_propagation("rslave")
         .build()?;
     linux.set_masked_paths(None);
     linux.set_readonly_paths(None);
     linux.set_resources(None);
+    let profile = |file| identity::profile(file, identity::wanted(options));
+    linux.set_seccomp(host.seccomp.as_ref().map(profile).transpose()?);
     Ok(linux)
 }
 
@@ -403,32 +404,6 @@ fn working_dir(
         image_dir.display()
     ));
     Ok(Start { path: image_dir, fallback: None })
-}
-
-/// `passwd` and `group` in which the caller is known.
-fn account_files(
-    tree: &dyn Tree,
-    options: &Options,
-    host: &Host,
-    home: &Path,
-    shell: &Path,
-    annotations: &mut HashMap<String, String>,
-) -> Result<(), Error> {
-    let content = |path: &Path| tree.content(&locate(tree, path)?.path);
-    for name in ["/etc/passwd", "/etc/group"] {
-        let path = Path::new(name);
-        if options.no_mount.contains(&DefaultMount::Path(path.to_path_buf())) {
-            continue;
-        }
-        let image = content(path)?.filter(|content| !content.is_empty());
-        let merged = if name == "/etc/passwd" {
-            accounts::merge_passwd(image.as_deref(), &host.who.account, home, shell)
-        } else {
-            accounts::merge_group(image.as_deref(), &host.who.group, host.gid)
-        };
-        annotations.insert(format!("{FILE}{name}"), String::from_utf8_lossy(&merged).into_owned());
-    }
-    Ok(())
 }
 
 fn joined((name, value): (OsString, OsString)) -> OsString {

@@ -1,6 +1,8 @@
 //! Makes mount points on a file system that the engine itself has just mounted in the new root.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -30,10 +32,18 @@ pub(super) fn directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), Error> 
 
 /// Makes an empty file unless something is there.
 pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
+    written(root, path, &[])
+}
+
+/// Makes a file with this content unless something is there.
+pub(super) fn written(root: BorrowedFd<'_>, path: &Path, content: &[u8]) -> Result<(), Error> {
     let (parent, name) = prepare(root, path)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::WRONLY;
     match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => Ok(()),
+        Ok(file) => {
+            File::from(file).write_all(content).map_err(|cause| Error::Make { path: path.to_path_buf(), cause })
+        }
+        Err(Errno::EXIST) => Ok(()),
         Err(cause) => Err(failed(path, cause)),
     }
 }

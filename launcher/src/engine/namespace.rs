@@ -10,18 +10,46 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::Error;
 use crate::fuse;
+use crate::ids::Range;
 
 /// Enters a user namespace in which the caller is itself and nobody else exists.
 pub(crate) fn enter_user(uid: u32, gid: u32) -> Result<(), Error> {
-    unshare(CloneFlags::CLONE_NEWUSER).map_err(|cause| Error::UserNamespace { cause: cause.into() })?;
-    // A process without privileges outside may map its group only after it has given up setgroups(2), with which it could
-    // leave a group that denies it access (CVE-2014-8989). Missing before Linux 3.19, where nothing is lost.
-    match write_proc("/proc/self/setgroups", "deny") {
-        Err(Error::MapIds { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
-        result => result?,
+    unshare_user()?;
+    map_own((Range::one(uid, uid), OwnId::Write), (Range::one(gid, gid), OwnId::Write))
+}
+
+/// Enters a user namespace that has no maps yet.
+pub(super) fn unshare_user() -> Result<(), Error> {
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|cause| Error::UserNamespace { cause: cause.into() })
+}
+
+/// Who writes a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnId {
+    /// The process itself, which may write its own id alone.
+    Write,
+    /// Another has done it.
+    Written,
+}
+
+/// Writes the maps that have not been written, of users and of groups.
+pub(super) fn map_own(user: (Range, OwnId), group: (Range, OwnId)) -> Result<(), Error> {
+    let line = |range: Range| format!("{} {} {}", range.inside, range.outside, range.length);
+    if group.1 == OwnId::Write {
+        // A process without privileges outside may map its group only after it has given up setgroups(2), with which it
+        // could leave a group that denies it access (CVE-2014-8989). Missing before Linux 3.19, where nothing is lost.
+        match write_proc("/proc/self/setgroups", "deny") {
+            Err(Error::MapIds { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
     }
-    write_proc("/proc/self/uid_map", &format!("{uid} {uid} 1"))?;
-    write_proc("/proc/self/gid_map", &format!("{gid} {gid} 1"))
+    if user.1 == OwnId::Write {
+        write_proc("/proc/self/uid_map", &line(user.0))?;
+    }
+    if group.1 == OwnId::Write {
+        write_proc("/proc/self/gid_map", &line(group.0))?;
+    }
+    Ok(())
 }
 
 /// The kernel takes a map in one write, once.

@@ -8,6 +8,7 @@ use coracle_squashfs::format::InodeRef;
 use coracle_squashfs::reader::{FileType, Inode, Kind};
 
 use super::protocol::Attr;
+use crate::ids::Owners;
 
 /// The kernel's fixed name for the root of the mount.
 pub(super) const ROOT_ID: u64 = 1;
@@ -49,10 +50,11 @@ impl Node {
 }
 
 /// What all nodes of a mount have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Common {
     pub(super) uid: u32,
     pub(super) gid: u32,
+    pub(super) owners: Owners,
     pub(super) block_size: u32,
     pub(super) root: InodeRef,
     /// Time shown for what is synthesised, in seconds since 1970: the image's own, so that a listing does not depend
@@ -72,6 +74,8 @@ impl Common {
             blocks: inode.blocks_512(),
             nlink: inode.nlink.saturating_add(subdirectories),
             rdev,
+            uid: self.owners.user(inode.uid, self.uid),
+            gid: self.owners.group(inode.gid, self.gid),
             ..self.attributes(Node::Image(inode.reference), inode.file_type(), inode.mode, inode.mtime)
         }
     }

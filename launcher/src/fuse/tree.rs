@@ -70,6 +70,7 @@ impl Tree {
         let common = Common {
             uid: options.uid,
             gid: options.gid,
+            owners: options.owners.clone(),
             block_size: superblock.block_size.get(),
             root: image.root(),
             time: superblock.mkfs_time.get(),

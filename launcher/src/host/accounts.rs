@@ -80,6 +80,39 @@ pub fn merge_group(image: Option<&[u8]>, name: &str, gid: u32) -> Vec<u8> {
     merge(image.unwrap_or(DEFAULT_GROUP), name, gid, format!("{name}:x:{gid}:").as_bytes())
 }
 
+/// The image's `passwd` file with this root, unless it has one with this home directory already. Its shell is the image's if it
+/// has one.
+#[must_use]
+pub fn with_root(image: Option<&[u8]>, root: &Account) -> Option<Vec<u8>> {
+    let own = image.and_then(|image| passwd_by_uid(image, 0)).filter(|own| own.name == root.name);
+    match own {
+        Some(own) if own.home == root.home => None,
+        Some(own) => Some(merge_passwd(image, root, &root.home, &own.shell)),
+        None => Some(merge_passwd(image, root, &root.home, &root.shell)),
+    }
+}
+
+/// An `nsswitch.conf` that has the C library look into the files, where the image's would not; `None` where it does.
+#[must_use]
+pub fn with_files(switch: &[u8]) -> Option<Vec<u8>> {
+    let mut changed = false;
+    let lines: Vec<Vec<u8>> = switch
+        .split(|byte| *byte == b'\n')
+        .map(|line| {
+            let text = line.split(|byte| *byte == b'#').next().unwrap_or_default().trim_ascii();
+            let Some(colon) = text.iter().position(|byte| *byte == b':') else { return line.to_vec() };
+            let (name, sources) = (text[..colon].trim_ascii(), text[colon + 1..].trim_ascii());
+            let mut words = sources.split(u8::is_ascii_whitespace);
+            if !matches!(name, b"passwd" | b"group") || words.any(|word| matches!(word, b"files" | b"compat")) {
+                return line.to_vec();
+            }
+            changed = true;
+            [name, b": files ", sources].concat()
+        })
+        .collect();
+    changed.then(|| lines.join(&b'\n'))
+}
+
 /// Puts `entry` where the first line was that has the name or the id, or at the end; drops the other such lines, since
 /// look-ups by name and by id would give different answers.
 fn merge(content: &[u8], name: &str, id: u32, entry: &[u8]) -> Vec<u8> {
@@ -148,6 +181,27 @@ mod tests {
     fn separators_in_values_cannot_forge_fields() {
         let merged = text(merge_passwd(Some(b""), &ada(), Path::new("/h:0\nroot2"), Path::new("/s")));
         assert_eq!(merged, "ada:x:1000:100:Ada:/h_0_root2:/s\n");
+    }
+
+    #[test]
+    fn root_is_added_only_where_it_is_missing() {
+        let root = |home: &str| Account { name: "root".into(), uid: 0, gid: 0, home: home.into(), ..ada() };
+        assert_eq!(with_root(Some(PASSWD), &root("/root")), None);
+        let moved = text(with_root(Some(b"root:x:0:0:r:/root:/bin/ash\n"), &root("/h")).unwrap());
+        assert_eq!(moved, "root:x:0:0:Ada:/h:/bin/ash\n");
+        assert_eq!(text(with_root(Some(b"x:x:5:5::/:/s\n"), &root("/root")).unwrap()).lines().count(), 2);
+        assert!(with_root(None, &root("/root")).is_some());
+    }
+
+    #[test]
+    fn files_are_looked_into_where_the_image_would_not() {
+        let changed = |switch: &str| with_files(switch.as_bytes()).map(text);
+        assert_eq!(changed("passwd: files sss\ngroup:\tcompat\n"), None);
+        assert_eq!(changed("hosts: dns\n# passwd: sss\n"), None);
+        assert_eq!(
+            changed("passwd: sss # files\ngroup:   ldap\nhosts: dns\n").as_deref(),
+            Some("passwd: files sss\ngroup: files ldap\nhosts: dns\n")
+        );
     }
 
     #[test]

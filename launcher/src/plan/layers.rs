@@ -117,6 +117,11 @@ impl Root {
             let generated = std::mem::take(synthetic);
             if let Some(layers) = &mut self.layers {
                 layers.generated = Some(generated);
+            } else {
+                steps.extend(generated.files.into_iter().filter_map(|(path, file)| match file {
+                    SyntheticFile::Content(content, _) => Some(Step::WriteFile { path, content }),
+                    SyntheticFile::Empty => None,
+                }));
             }
         }
         steps

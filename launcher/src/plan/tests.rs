@@ -1,7 +1,11 @@
 //! The order of steps, and what is made for mounts to stand on.
 
 use super::*;
-use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, MountBuilder, ProcessBuilder, SpecBuilder, UserBuilder};
+use crate::ids::Range;
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespaceBuilder, MountBuilder, ProcessBuilder,
+    SpecBuilder, UserBuilder,
+};
 use std::collections::HashMap;
 
 /// Everything below `/dev` and with a dot is a file.
@@ -35,6 +39,7 @@ fn spec(mounts: Vec<Mount>, annotations: &[(&str, &str)]) -> Spec {
         .build()
         .unwrap();
     process.set_rlimits(None);
+    process.set_capabilities(None);
     let mut linux = LinuxBuilder::default().namespaces(Vec::new()).build().unwrap();
     linux.set_masked_paths(None);
     linux.set_readonly_paths(None);
@@ -58,7 +63,7 @@ fn added(steps: &[Step]) -> (&[PathBuf], &[(PathBuf, SyntheticFile)]) {
 fn security_steps_come_in_the_order_the_kernel_and_safety_demand() {
     let steps = plan(&spec(vec![bind("/data", "/d", &["rbind", "ro"])], &[])).unwrap();
     let expected = vec![
-        Step::UnshareUser { uid: 7, gid: 8 },
+        Step::UnshareUser(Ids::own(7, 8)),
         Step::OpenFuse,
         Step::StartServer,
         Step::AskServer { directories: vec!["/d".into()], files: Vec::new() },
@@ -76,7 +81,7 @@ fn security_steps_come_in_the_order_the_kernel_and_safety_demand() {
         Step::DetachHost,
         Step::ChangeDirectory { path: "/w".into(), fallback: None },
         Step::NoNewPrivileges,
-        Step::DropCapabilities,
+        Step::Capabilities(Capabilities::default()),
         Step::CloseDescriptors,
         Step::Execute { args: vec!["prog".into(), "a b".into()], env: vec!["A=1".into()] },
     ];
@@ -213,10 +218,61 @@ fn a_session_is_founded_joined_and_joined_as_it_is() {
     };
     assert_ne!(described(&common), described(&own));
     // What has been done before the rest was decided is what the plan begins with.
-    assert!([Way::Alone, Way::Found].into_iter().all(|way| common.plan(way).steps.starts_with(&opening(7, 8))));
+    assert!(
+        [Way::Alone, Way::Found].into_iter().all(|way| common.plan(way).steps.starts_with(&opening(Ids::own(7, 8))))
+    );
     // Whatever the way, privileges go in the same order, right before the program.
     let last = |way| common.plan(way).steps.into_iter().rev().take(5).collect::<Vec<_>>();
     assert!([Way::Found, Way::Join, Way::JoinContainer].into_iter().all(|way| last(way) == last(Way::Alone)));
+}
+
+#[test]
+fn who_the_program_is_comes_from_the_specification() {
+    let mut spec = spec(vec![bind("/data", "/d", &["rbind"])], &[]);
+    let map = |lines: &[(u32, u32, u32)]| {
+        let line = |&(inside, outside, length): &(u32, u32, u32)| {
+            LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(length).build().unwrap()
+        };
+        Some(lines.iter().map(line).collect::<Vec<_>>())
+    };
+    let mut linux = spec.linux().clone().unwrap();
+    linux.set_uid_mappings(map(&[(7, 1000, 1), (8, 5000, 10)])).set_gid_mappings(map(&[(8, 8, 1)]));
+    let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mount"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    linux.set_seccomp(Some(serde_json::from_str(profile).unwrap()));
+    spec.set_linux(Some(linux.clone()));
+    let mut annotations = HashMap::new();
+    annotations.insert(spec::ROOT_FILTER.to_owned(), r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#.to_owned());
+    spec.set_annotations(Some(annotations));
+    let mut process = spec.process().clone().unwrap();
+    let all = crate::capabilities::CapabilitySet::ALL.to_spec();
+    let sets = LinuxCapabilitiesBuilder::default().bounding(all.clone()).permitted(all.clone()).effective(all);
+    process.set_capabilities(Some(sets.inheritable(HashSet::new()).ambient(HashSet::new()).build().unwrap()));
+    spec.set_process(Some(process));
+
+    let wanted = Wanted::new(&spec, Path::new("/mnt"), &Everything).unwrap();
+    assert!(!wanted.is_common(), "its program can change its mounts");
+    let steps = wanted.plan(Way::Found).steps;
+    let Some(Step::UnshareUser(ids)) = steps.first() else { panic!("{steps:?}") };
+    assert_eq!(ids.users, [Range::one(7, 1000), Range { inside: 8, outside: 5000, length: 10 }]);
+    assert!(!steps.contains(&Step::KeepContainer));
+    let [
+        ..,
+        Step::Capabilities(sets),
+        Step::CloseDescriptors,
+        Step::Filter(_),
+        Step::Filter(last),
+        Step::Execute { .. },
+    ] = steps.as_slice()
+    else {
+        panic!("{steps:?}")
+    };
+    assert!(sets.ambient.is_empty() && !sets.permitted.is_empty());
+    assert_eq!(*last, seccomp::compile(linux.seccomp().as_ref().unwrap(), seccomp::Foreign::Kill).unwrap());
+
+    linux.set_uid_mappings(map(&[(0, 1000, 1), (7, 5000, 10)]));
+    spec.set_linux(Some(linux));
+    let error = plan(&spec).unwrap_err().to_string();
+    assert!(error.contains("users that does not begin with the program's own"), "{error}");
 }
 
 fn with_root(mut spec: Spec, path: &str, read_only: bool, layers: Option<&str>) -> Spec {
@@ -253,7 +309,7 @@ fn layers_are_put_over_the_image_before_anything_is_mounted_in_it() {
         let start = at(&Step::StartImages(vec!["/x.sqfs".into()]));
         let (before, after) = match way {
             Way::Join => (Step::JoinUser, Step::JoinSession),
-            _ => (Step::UnshareUser { uid: 7, gid: 8 }, Step::UnshareMount),
+            _ => (Step::UnshareUser(Ids::own(7, 8)), Step::UnshareMount),
         };
         assert!(at(&before) < start && start < at(&after), "{way:?}");
         assert!(!steps.contains(&Step::KeepContainer));
@@ -272,7 +328,7 @@ fn a_directory_has_no_server() {
     let steps = |read_only, layers| plan(&spec(read_only, layers)).unwrap();
     let bound = |writable| Step::BindDirectory { source: "/images/dir".into(), at: "/mnt".into(), writable };
     let read_only = steps(true, None);
-    assert_eq!(read_only[..3], [Step::UnshareUser { uid: 7, gid: 8 }, Step::UnshareMount, bound(false)]);
+    assert_eq!(read_only[..3], [Step::UnshareUser(Ids::own(7, 8)), Step::UnshareMount, bound(false)]);
     let generated = |steps: &[Step]| match &steps[5] {
         Step::StackLayers { layers, .. } => layers.generated.clone().unwrap(),
         step => panic!("{step}"),

@@ -211,7 +211,7 @@ fn join(socket: OwnedFd, meanwhile: &mut dyn FnMut()) -> io::Result<Joined> {
     }
     let rest = descriptors.split_off(2);
     let [user, base] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| misunderstood())?;
-    Ok(Joined { socket, user, base, containers: containers.into_iter().zip(rest).collect(), memo, who })
+    Ok(Joined { socket, user, base, containers: containers.into_iter().zip(rest).collect(), memo, who: *who })
 }
 
 pub(super) fn misunderstood() -> io::Error {

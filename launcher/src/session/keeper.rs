@@ -277,7 +277,7 @@ impl Keeper {
         }
         let answer = Answer::Welcome {
             memo: kept.memo.clone(),
-            who: kept.who.clone(),
+            who: Box::new(kept.who.clone()),
             containers: kept.containers.iter().map(|(key, _)| *key).collect(),
         };
         let descriptors: Vec<BorrowedFd<'_>> = [&kept.user, &kept.base]

@@ -49,7 +49,7 @@ pub(super) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// The user and mount namespaces come along, then those of the containers.
-    Welcome { memo: Memo, who: Identification, containers: Vec<ContainerKey> },
+    Welcome { memo: Memo, who: Box<Identification>, containers: Vec<ContainerKey> },
     /// What was wanted is there.
     Added,
     /// It cannot be.

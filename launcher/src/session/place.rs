@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::fingerprint::Fingerprint;
 use crate::fuse::Switches;
+use crate::ids::Ids;
 
 /// What the name of a session's socket ends in.
 pub(super) const SUFFIX: &str = ".sock";
@@ -39,11 +40,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of a launch of the image file at `path` by this process.
+    /// Of a launch of the image file at `path` by this process, whose container knows these ids and takes the caller for root
+    /// or not. Files are made for the one or the other.
     ///
     /// # Errors
     /// When the file cannot be looked at or is a directory, or `/proc` is not there.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub fn of(path: &Path, ids: &Ids, root: bool) -> io::Result<Self> {
         let image = fs::metadata(path)?;
         if image.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -68,6 +70,7 @@ impl Identity {
         let variables = SCOPES.into_iter().chain([Switches::VARIABLE]);
         words.extend(variables.map(|name| std::env::var_os(name).unwrap_or_default()));
         words.iter().for_each(|word| print.bytes(word.as_bytes()));
+        ids.numbers().chain([root.into()]).for_each(|number| print.number(number));
         let name = print.finish().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self { name, user_namespace })
     }
@@ -206,11 +209,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         fs::write(&path, "one").unwrap();
-        let first = Identity::of(&path).unwrap();
-        assert_eq!(Identity::of(&path).unwrap(), first);
+        let of = |path: &Path| Identity::of(path, &Ids::own(7, 8), false);
+        let first = of(&path).unwrap();
+        assert_eq!(of(&path).unwrap(), first);
+        assert_ne!(Identity::of(&path, &Ids::root(7, 8), false).unwrap(), first, "another map of ids");
+        assert_ne!(Identity::of(&path, &Ids::own(7, 8), true).unwrap(), first, "root");
         fs::write(&path, "two!").unwrap();
-        assert_ne!(Identity::of(&path).unwrap(), first);
-        assert!(Identity::of(&dir.path().join("absent")).is_err());
+        assert_ne!(of(&path).unwrap(), first);
+        assert!(of(&dir.path().join("absent")).is_err());
     }
 
     #[test]

@@ -72,6 +72,11 @@ pub(super) fn compose(host: &Host, options: &Options, context: &Context<'_>) -> 
         Some(Prompt::Plain) => drop(set("PS1", OsStr::new(&format!("[{stem}] $ ")))),
         None => {}
     }
+    if options.fakeroot {
+        // As `whoami` says.
+        set("USER", OsStr::new("root"));
+        set("LOGNAME", OsStr::new("root"));
+    }
     for (name, value) in
         [("USER", &host.who.account.name), ("LOGNAME", &host.who.account.name), ("PATH", &PATH.to_owned())]
     {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Mount, MountBuilder};
 
 use super::Error;
+use super::identity::ROOT_HOME;
 use crate::host::{Host, Kind, Probe};
 use crate::image::{Entry, Tree};
 use crate::options::{Bind, BindSource, DefaultMount, Home, Options};
@@ -67,6 +68,11 @@ impl Mounts {
         let depth = |item: &&Item| item.destination.components().count();
         // The last of equals is the one on top.
         matches!(nearest.max_by_key(depth), Some(Item { destination, what: What::Bind { source, .. }, .. }) if source == destination)
+    }
+
+    /// Whether something is mounted over `path` or a directory that it is in.
+    pub(super) fn cover(&self, path: &Path) -> bool {
+        self.items.iter().any(|item| is_below(path, &item.destination))
     }
 
     fn has(&self, destination: &Path) -> bool {
@@ -181,7 +187,13 @@ pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &d
             mounts.bind(path, path, &[], true);
         }
     }
-    add_home(&mut mounts, options, host, probe, beside("home"))?;
+    // A private home is needed only once.
+    if !(options.fakeroot && options.contain && options.home == Home::Own) {
+        add_home(&mut mounts, options, host, probe, beside("home"))?;
+    }
+    if options.fakeroot {
+        add_root_home(&mut mounts, options, host, beside("home"));
+    }
     for path in &options.scratch {
         let name = path.strip_prefix("/").unwrap_or(path);
         mounts.empty(path, work.as_ref().map(|work| work.join("scratch").join(name)), &["nosuid", "nodev", "mode=755"]);
@@ -288,4 +300,23 @@ fn add_home(
         Home::Without => {}
     }
     Ok(())
+}
+
+/// The home directory of a container's root: the caller's, which is at its own path as well.
+fn add_root_home(mounts: &mut Mounts, options: &Options, host: &Host, private: Option<PathBuf>) {
+    let root = Path::new(ROOT_HOME);
+    if mounts.home.is_some() && options.home != Home::Own {
+        return;
+    }
+    mounts.home = Some(root.to_path_buf());
+    let left_out = options.no_mount.contains(&DefaultMount::Home)
+        || options.no_mount.contains(&DefaultMount::Path(root.to_path_buf()));
+    if left_out || options.home == Home::Without || mounts.has(root) {
+        return;
+    }
+    if options.contain {
+        mounts.empty(root, private, &["nosuid", "nodev", "mode=700"]);
+    } else if let Some(home) = host.home.as_deref().filter(|home| *home != Path::new("/")) {
+        mounts.bind(home, root, &[], true);
+    }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::host::Identification;
 use crate::host::Kind;
 use crate::host::accounts::Account;
+use crate::ids::Ids;
 use crate::image::Fake;
 use crate::options::{Bind, EnvSetting, Home};
 
@@ -50,11 +51,15 @@ pub(super) fn host() -> Host {
                 shell: "/bin/zsh".into(),
             },
             group: "users".into(),
+            groups: Vec::new(),
+            ids: None,
         },
+        ids: Ids::own(1000, 100),
         cwd: Some("/data/sub".into()),
         home: Some("/home/ada".into()),
         env: env.iter().chain(&more).map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         file_settings: Vec::new(),
+        seccomp: None,
         mount_point: "/tmp".into(),
     }
 }
@@ -63,13 +68,13 @@ const CONFIG_JSON: &str = r#"{"architecture":"amd64","os":"linux","rootfs":{"typ
     "config":{"User":"postgres","Env":["PATH=/opt/bin:/bin","FOO=image","HOME=/root"],"Entrypoint":["/entry","-x"],
     "Cmd":["default"],"WorkingDir":"/work"}}"#;
 
-fn oci() -> Fake {
+pub(super) fn oci() -> Fake {
     Fake::new(&["/bin/sh", "/bin/bash", "/work/", "/usr/lib/"])
         .with(CONFIG, CONFIG_JSON)
         .with("/etc/passwd", "root:x:0:0::/:\n")
 }
 
-fn try_with(tree: &Fake, verb: Verb, options: &Options, host: &Host) -> Result<Composed, Error> {
+pub(super) fn try_with(tree: &Fake, verb: Verb, options: &Options, host: &Host) -> Result<Composed, Error> {
     let image = ImageFacts { path: Path::new("/images/my.sqfs"), offset: 0, directory: false, tree };
     compose(&image, &verb, options, host, &PATHS)
 }
@@ -90,13 +95,13 @@ fn cwd(composed: &Composed) -> &Path {
     composed.spec.process().as_ref().unwrap().cwd()
 }
 
-fn var(composed: &Composed, name: &str) -> Option<String> {
+pub(super) fn var(composed: &Composed, name: &str) -> Option<String> {
     let env = composed.spec.process().as_ref().unwrap().env().clone().unwrap();
     env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
 }
 
 /// `destination source options`, or the type in place of the source.
-fn mounts(composed: &Composed) -> Vec<String> {
+pub(super) fn mounts(composed: &Composed) -> Vec<String> {
     let show = |mount: &oci_spec::runtime::Mount| {
         let options = mount.options().as_deref().unwrap_or_default().join(",");
         let options = options.replace("rbind,rslave,", "");
@@ -105,7 +110,7 @@ fn mounts(composed: &Composed) -> Vec<String> {
     composed.spec.mounts().as_ref().unwrap().iter().map(show).collect()
 }
 
-fn annotation(composed: &Composed, name: &str) -> Option<String> {
+pub(super) fn annotation(composed: &Composed, name: &str) -> Option<String> {
     composed.spec.annotations().as_ref().unwrap().get(name).cloned()
 }
 
