@@ -7,9 +7,10 @@ set -euo pipefail
 
 build=(gcc libc6-dev make)
 demo=("${build[@]}" busybox-static python3)
-tests=("${demo[@]}" acl apache2-utils attr bindfs binutils debian-archive-keyring docker-registry e2fsprogs faketime file fuse-overlayfs g++ hostname libarchive-tools
-    libclang-dev libsquashfs-dev mmdebstrap openssl pkg-config podman shellcheck skopeo squashfs-tools squashfs-tools-ng umoci util-linux zstd)
-bench=("${tests[@]}" charliecloud fuse3 python3-lark python3-requests squashfuse)
+tests=("${demo[@]}" acl apache2-utils attr bindfs binutils createrepo-c debian-archive-keyring dnf docker-registry e2fsprogs faketime file
+    fuse-overlayfs fuse3 g++ hostname libarchive-tools libcap2-bin libclang-dev libsquashfs-dev mmdebstrap openssl pkg-config podman python3-pip
+    rpm shellcheck skopeo squashfs-tools squashfs-tools-ng squashfuse uidmap umoci util-linux zstd)
+bench=("${tests[@]}" charliecloud python3-lark python3-requests)
 
 case ${1:-} in
     demo) wanted=("${demo[@]}") ;;
@@ -65,4 +66,15 @@ if [ "$(id -u)" = 0 ]; then
     if ! getent passwd coracle-test >/dev/null; then
         useradd --system --create-home --home-dir /var/lib/coracle-test --shell /bin/bash coracle-test
     fi
+    # And one who has them, with a group that it may map as it is and one that it may not.
+    if ! getent passwd coracle-subid >/dev/null; then
+        useradd --system --create-home --home-dir /var/lib/coracle-subid --shell /bin/bash coracle-subid
+    fi
+    for group in coracle-granted coracle-refused; do
+        getent group "$group" >/dev/null || groupadd --system "$group"
+    done
+    grep -qs '^coracle-subid:' /etc/subuid || echo coracle-subid:1000000:65536 >>/etc/subuid
+    grep -qs '^coracle-subid:' /etc/subgid || echo coracle-subid:1000000:65536 >>/etc/subgid
+    granted=$(getent group coracle-granted | cut -d: -f3)
+    grep -qsx "coracle-subid:$granted:1" /etc/subgid || echo "coracle-subid:$granted:1" >>/etc/subgid
 fi

@@ -200,7 +200,20 @@ impl User {
         } else {
             nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap()
         };
-        let found = found.expect("the test user is missing; run scripts/setup.sh test");
+        Self::from(found.expect("the test user is missing; run scripts/setup.sh test"))
+    }
+
+    /// Another account that the setup makes. Only root can launch as it.
+    ///
+    /// # Panics
+    /// When the account is missing.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        let found = nix::unistd::User::from_name(name).unwrap();
+        Self::from(found.unwrap_or_else(|| panic!("the user {name} is missing; run scripts/setup.sh test")))
+    }
+
+    fn from(found: nix::unistd::User) -> Self {
         Self { name: found.name, uid: found.uid.as_raw(), gid: found.gid.as_raw(), home: found.dir }
     }
 
