@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod edf;
 pub mod engine;
 pub mod exit;
 pub mod fuse;
