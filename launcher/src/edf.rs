@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use coracle_converter::Source;
 use coracle_squashfs::format::MAGIC;
 
 use crate::cli::{parse, units};
@@ -233,8 +234,8 @@ fn image_argument(at: &Located, text: &OsStr) -> Result<PathBuf, Error> {
         (_, true) => Ok(PathBuf::from(text)),
         _ if IMAGE_FILES.iter().any(|end| bytes.ends_with(end.as_bytes())) => Ok(PathBuf::from(text)),
         _ => {
-            let mut reference = OsString::from("docker://");
-            reference.push(text);
+            let reference = format!("docker://{}", text.to_string_lossy());
+            reference.parse::<Source>().map_err(|problem| at.error(&problem))?;
             Ok(reference.into())
         }
     }

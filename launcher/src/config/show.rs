@@ -253,8 +253,8 @@ fn problems_in(site: &Path, root: Owner, given: &[PathBuf], home: Option<&Path>)
         Ok(None) => {}
         Ok(Some(text)) => {
             problems.extend(problems_of(&path, &text));
-            if let Ok(file) = toml::from_str(&text) {
-                problems.extend(config.merge(path, of_site, &text, file).err().map(|error| error.to_string()));
+            for file in usable(&text) {
+                problems.extend(config.merge(path.clone(), of_site, &text, file).err().map(|error| error.to_string()));
             }
         }
     };
@@ -297,6 +297,25 @@ fn problems_of(path: &Path, text: &str) -> Vec<String> {
     problems.sort();
     problems.dedup();
     problems.into_iter().map(|(_, problem)| problem).collect()
+}
+
+/// The file, or what of it can be used: sections and profiles that are right in themselves.
+fn usable(text: &str) -> Vec<File> {
+    if let Ok(file) = toml::from_str(text) {
+        return vec![file];
+    }
+    let (table, _) = DeTable::parse_recoverable(text);
+    let span = table.span();
+    let alone = |one| File::deserialize(Deserializer::from(Spanned::new(span.clone(), one))).ok();
+    let mut files = Vec::new();
+    for (name, value) in table.get_ref() {
+        let parts = match value.get_ref() {
+            DeValue::Table(profiles) if name.get_ref() == "profile" => parts(profiles, 1),
+            whole => vec![whole.clone()],
+        };
+        files.extend(parts.into_iter().filter_map(|part| alone(only(name, value, part))));
+    }
+    files
 }
 
 /// How deep tables have keys that are known by themselves.
@@ -394,7 +413,7 @@ mod tests {
         let problems = problems_in(&site, me(), &[], Some(&home));
         assert_eq!(lines(&problems), ["2:", "3:", "4:", "8:", "9:", "11"], "{problems:#?}");
         assert_eq!(problems_in(&site, me(), &[user_file(&home)], None), problems);
-        fs::write(user_file(&home), "[a\nx = 1\ny = \n").unwrap();
+        fs::write(user_file(&home), "a = \nb = ?\n").unwrap();
         assert!(problems_in(&site, me(), &[], Some(&home)).len() >= 2);
         fs::write(
             user_file(&home),
