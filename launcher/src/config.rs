@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 mod apply;
+mod check;
 mod expand;
 mod file;
 mod images;
@@ -19,12 +20,13 @@ mod trust;
 mod variables;
 
 pub use apply::{Asked, Error as ApplyError, Settled, apply};
+pub use check::problems;
 pub use expand::{Unexpandable, expand};
 pub use file::{Session, Store};
 pub use images::{Images, Refused};
 pub use profile::{Error as ProfileError, NONE};
 pub use registry::Registry;
-pub use show::{ACCUMULATING, Entry, KEYS, Origin, problems, show};
+pub use show::{ACCUMULATING, Entry, KEYS, Origin, show};
 pub use variables::{APPTAINER, Error as VariableError, OTHERS, OWN, VARIABLES, Variable};
 
 pub(crate) use expand::expand_part;

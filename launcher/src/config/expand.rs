@@ -30,8 +30,9 @@ pub fn expand(text: &str, value: &dyn Fn(&str) -> Option<OsString>) -> Result<Os
     let mut result = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
-        result.extend_from_slice(rest[..at].as_bytes());
-        rest = &rest[at + 1..];
+        let (before, after) = rest.split_at(at);
+        result.extend_from_slice(before.as_bytes());
+        rest = &after[1..];
         if let Some(after) = rest.strip_prefix('$') {
             result.push(b'$');
             rest = after;

@@ -118,8 +118,9 @@ impl Environment {
         &self,
         value: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Vec<EnvSetting>, super::Unexpandable> {
+        type Make = fn(OsString, OsString) -> EnvSetting;
         let mut settings: Vec<_> = self.unset.iter().map(|pattern| EnvSetting::Unset(pattern.into())).collect();
-        let kinds: [(_, fn(OsString, OsString) -> EnvSetting); 3] =
+        let kinds: [(_, Make); 3] =
             [(&self.set, EnvSetting::Set), (&self.prepend, EnvSetting::Prepend), (&self.append, EnvSetting::Append)];
         for (variables, make) in kinds {
             for (name, text) in variables {

@@ -29,7 +29,8 @@ impl Owner {
             Self::Site(root) => owner == root,
             Self::User => owner == caller || owner == 0,
         };
-        if !belongs && !(owner != 0 && owner == overflow() && is_without_root(caller)) {
+        let is_nobodys = || owner != 0 && owner == overflow() && is_without_root(caller);
+        if !(belongs || is_nobodys()) {
             let path = path.to_path_buf();
             return Err(match self {
                 Self::Site(_) => Error::SiteOwner { path, owner },

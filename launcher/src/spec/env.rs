@@ -153,3 +153,28 @@ fn keep(name: &OsStr, value: &OsStr, options: &Options, context: &Context<'_>) -
     }
     !among(&HOST_ONLY) && !starts("LD_") && (!among(&PATHS) || (context.visible)(Path::new(value)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_letters() {
+        let fits = |pattern: &str, name: &str| matches(OsStr::new(pattern), OsStr::new(name));
+        for (pattern, name) in [
+            ("A", "A"),
+            ("*", ""),
+            ("*", "A"),
+            ("A*", "A"),
+            ("A*", "AB"),
+            ("*B", "AB"),
+            ("A*B*C", "AxBBxC"),
+            ("A**B", "AB"),
+        ] {
+            assert!(fits(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("A", "AB"), ("A*", "BA"), ("A*A", "A"), ("A*B*C", "AxC"), ("*B", "BA"), ("", "A")] {
+            assert!(!fits(pattern, name), "{pattern} {name}");
+        }
+    }
+}
