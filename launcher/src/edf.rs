@@ -301,7 +301,7 @@ fn add(mount: &Located, bind: &mut Bind, flags: &[&[u8]]) -> Result<(), Error> {
 
 /// An empty value unsets. The image's variables are known when it is open.
 fn setting(name: &str, text: &Located) -> Result<EnvSetting, Error> {
-    if name.contains('=') || parse::setting(name.as_bytes()).is_none() {
+    if name.contains(['=', '*']) || parse::setting(name.as_bytes()).is_none() {
         return Err(text.error(&format!("{name:?} is no name of a variable")));
     }
     if text.text.is_empty() {
