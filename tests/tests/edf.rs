@@ -75,6 +75,25 @@ fn userns_the_entrypoint_can_be_left_out() {
     );
 }
 
+/// As the container engine has it.
+#[test]
+fn userns_an_environment_can_be_written_to_unless_it_says_otherwise() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new("image = \"IMAGE\"\n");
+    let write = |options: &[&str]| {
+        let words = [&["exec"], options, &["env.toml", "sh", "-c", "echo kept >/etc/new && cat /etc/new"]].concat();
+        bench.coracle(&words)
+    };
+    assert_eq!(write(&[]).success().stdout, "kept\n");
+    // One layer takes the place of the other.
+    fs::create_dir(bench.dir.path().join("over")).unwrap();
+    std::os::unix::fs::chown(bench.dir.path().join("over"), Some(bench.user.uid), Some(bench.user.gid)).unwrap();
+    assert_eq!(write(&["--overlay", "over"]).success().stdout, "kept\n");
+    assert!(bench.dir.path().join("over/upper/etc/new").exists());
+    bench.write("env.toml", "image = \"IMAGE\"\nwritable = false\n");
+    assert!(write(&[]).stderr.contains("Read-only file system"));
+}
+
 #[test]
 fn userns_environments_are_found_by_name() {
     needs!(Coracle, Fuse);

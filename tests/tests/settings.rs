@@ -184,7 +184,15 @@ fn root_images_lie_where_the_site_lets_them() {
         let refused = run(site.coracle(words).arg(&d).arg("/bin/true")).exited(125);
         assert!(refused.stderr.contains("allowed-paths"), "{words:?}: {}", refused.stderr);
     }
-    // A user does not widen it, by file or by variable.
+    // Directories are images, too.
+    for (name, may) in [("images/tree", true), ("images2/tree", false)] {
+        fs::create_dir_all(at(name).join("bin")).unwrap();
+        fs::copy("/bin/busybox", at(name).join("bin/echo")).unwrap();
+        let ran = exec(&at(name));
+        assert_eq!(ran.code() == Some(0), may, "{name}: {}", ran.stderr);
+        assert_eq!(ran.stderr.contains("allowed-paths"), !may, "{name}: {}", ran.stderr);
+    }
+    // A user does not widen it.
     site.write_own("[images]\nallowed-paths = [\"/\"]\n");
     let refused = exec(&d).exited(125);
     assert!(refused.stderr.contains("images can be set by the site alone"), "{}", refused.stderr);
