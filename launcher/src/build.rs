@@ -116,6 +116,7 @@ fn to_store(
 }
 
 fn options(conversion: &Conversion, source: &Source) -> anyhow::Result<Options> {
+    settings()?.images.check_source(source)?;
     let mut options = Options::default();
     options.compression = conversion.compression.unwrap_or(options.compression);
     options.block_size = conversion.block_size.unwrap_or(options.block_size);

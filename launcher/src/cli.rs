@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::options::Verb;
 
+mod config;
 mod flags;
 pub mod parse;
 pub mod quick;
@@ -16,6 +17,7 @@ pub mod registry;
 mod store;
 pub mod units;
 
+pub use config::{Config, ConfigCommand};
 pub use flags::Flags;
 pub use store::{Build, Conversion, Format, Images, Prune, Pull, PullArguments, Remove, Showing};
 
@@ -93,6 +95,8 @@ pub enum Command {
     /// A session is the mount of an image that all of a user's launches on a node share. It ends by itself some
     /// seconds after its last program.
     Session(Session),
+    /// Show the configuration in force, and check it
+    Config(Config),
     /// Find out what a program reads of an image, for an image that is laid out for it
     Profile(Profile),
 }
@@ -169,8 +173,8 @@ pub struct Launch {
     /// How to run it.
     #[command(flatten)]
     pub flags: Flags,
-    /// A squashfs or SIF file, a stored image's name, or a source as for pull; and what follows it, which is never taken
-    /// for options of coracle
+    /// A squashfs or SIF file, a stored image's name, a source as for pull, or an environment definition file (FILE.toml or
+    /// edf://NAME); and what follows it, which is never taken for options of coracle
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<OsString>,
 }

@@ -151,7 +151,14 @@ impl Surroundings {
     /// # Errors
     /// When a file that `options` name cannot be used.
     pub fn collect(options: &Options) -> Result<Self, Error> {
-        let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        Self::of(std::env::vars_os().collect(), options)
+    }
+
+    /// Looks around, with an environment that was read before.
+    ///
+    /// # Errors
+    /// As for [`Self::collect`].
+    pub fn of(env: Vec<(OsString, OsString)>, options: &Options) -> Result<Self, Error> {
         let mut file_settings = Vec::new();
         for path in &options.env_files {
             let content = fs::read(path).map_err(|cause| Error::EnvFile { path: path.clone(), cause })?;

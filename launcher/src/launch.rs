@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use coracle::cli::{self, Flags, Pull};
-use coracle::config::Config;
+use coracle::config::{self, Asked, Config, Images, Settled};
 use coracle::engine::{self, Decided, Ground, Guess, Session};
 use coracle::exit::Exit;
 use coracle::host::subordinate::Caller;
@@ -42,23 +42,30 @@ pub(super) fn run(
     if flags.dry_run {
         return show(flags, &image, verb, true);
     }
-    let options = flags.options()?;
     let config = settings()?;
-    let image = images::find(&image, flags.pull, &config)?.path;
-    let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
+    let Ready { image, path, verb, options, env, .. } = ready(flags, image, verb, &config)?;
     let caller = Caller::new(&options);
     caller.warnings.iter().for_each(|warning| warn(warning));
     let ids = caller.ids.clone();
-    let launch =
-        |around| Launch { image: image.clone(), path: path.clone(), verb, options: options.clone(), caller, around };
+    let collect = || Surroundings::of(env, &options);
+    let launch = |around| Launch {
+        image: image.clone(),
+        path: path.clone(),
+        verb,
+        options: options.clone(),
+        caller,
+        allowed: config.images.clone(),
+        around,
+    };
     let Some(sessions) = Sessions::read(flags, &config)? else {
-        let never = launch(Surroundings::collect(&options)?).first(Way::Alone, None, Session::Without)?;
+        let never = launch(collect()?).first(Way::Alone, None, Session::Without)?;
         match never {}
     };
     trace::mark("look for the image's session");
-    let mut around = None;
-    let meeting = sessions.meet(&path, &ids, options.fakeroot, || around = Some(Surroundings::collect(&options)));
-    let launch = launch(around.unwrap_or_else(|| Surroundings::collect(&options))?);
+    let (mut around, mut collect) = (None, Some(collect));
+    let meeting = sessions.meet(&path, &ids, options.fakeroot, || around = collect.take().map(|collect| collect()));
+    let around = around.or_else(|| collect.take().map(|collect| collect()));
+    let launch = launch(around.context("cannot look around twice")??);
     let never = match meeting {
         Ok(Some(Meeting::Joined(joined))) => launch.join(joined)?,
         Ok(Some(Meeting::Founding(founding))) => {
@@ -73,12 +80,36 @@ pub(super) fn run(
     match never {}
 }
 
+/// A launch of which all is known that does not take a look at the image.
+pub(super) struct Ready {
+    /// The image's file, as given or found.
+    image: PathBuf,
+    /// The same, absolute.
+    pub(super) path: PathBuf,
+    /// What it is called in the store, when it is there.
+    pub(super) name: Option<String>,
+    verb: Verb,
+    options: Options,
+    env: Vec<(OsString, OsString)>,
+}
+
+/// Puts command line, configuration and environment together, and finds the image.
+pub(super) fn ready(flags: &Flags, image: PathBuf, verb: Verb, config: &Config) -> anyhow::Result<Ready> {
+    let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let Settled { image, verb, options, warnings } = config::apply(config, &env, Asked { flags, image, verb })?;
+    warnings.iter().for_each(|warning| warn(warning));
+    let images::Found { path, name } = images::find(&image, flags.pull, config)?;
+    let image = config.images.resolve(path)?;
+    let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
+    Ok(Ready { image, path, name, verb, options, env })
+}
+
 /// Runs a program in a mount of its own, whose server writes to `record` what is read.
-pub(super) fn recorded(path: &Path, verb: Verb, options: &Options, record: OwnedFd) -> anyhow::Result<Infallible> {
-    let around = Surroundings::collect(options)?;
-    let caller = Caller::new(options);
-    let options = options.clone();
-    let launch = Launch { image: path.to_path_buf(), path: path.to_path_buf(), verb, options, caller, around };
+pub(super) fn recorded(ready: Ready, config: &Config, record: OwnedFd) -> anyhow::Result<Infallible> {
+    let Ready { image, path, verb, options, env, .. } = ready;
+    let around = Surroundings::of(env, &options)?;
+    let caller = Caller::new(&options);
+    let launch = Launch { image, path, verb, options, caller, allowed: config.images.clone(), around };
     launch.first(Way::Alone, Some(record), Session::Without)
 }
 
@@ -91,21 +122,25 @@ pub(super) fn specification(arguments: &cli::Spec) -> anyhow::Result<Exit> {
 
 /// Prints what would happen.
 fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<Exit> {
-    let options = flags.options()?;
     let config = settings()?;
-    let image = images::find(image, flags.pull, &config)?.path;
+    let Ready { image, path, verb, options, env, .. } = ready(flags, image.to_path_buf(), verb, &config)?;
     let file = ImageFile::open(&image);
-    let path = std::path::absolute(&image)?;
-    let around = Surroundings::collect(&options)?;
+    let around = Surroundings::of(env, &options)?;
     let caller = Caller::new(&options);
     caller.warnings.iter().for_each(|warning| warn(warning));
     let ids = caller.ids.clone();
-    let launch = Launch { image, path, verb, options, caller, around };
+    let launch = Launch { image, path, verb, options, caller, allowed: config.images.clone(), around };
     let Prepared { composed, wanted, .. } = match file {
         Err(image::Error::Directory { .. }) => {
-            launch.prepare(&launch.directory(&Directory::open_root(&launch.path)?), &ids, None)?
+            let directory = Directory::open_root(&launch.path)?;
+            launch.allowed.check(&directory, &launch.image)?;
+            launch.prepare(&launch.directory(&directory), &ids, None)?
         }
-        file => launch.prepare(&launch.file(&Remembered::open(file?)), &ids, None)?,
+        file => {
+            let file = file?;
+            launch.allowed.check(file.image.source(), &launch.image)?;
+            launch.prepare(&launch.file(&Remembered::open(file)), &ids, None)?
+        }
     };
     let way = if Sessions::read(flags, &config)?.is_some() { Way::Found } else { Way::Alone };
     print(|out| {
@@ -180,6 +215,8 @@ struct Launch {
     verb: Verb,
     options: Options,
     caller: Caller,
+    /// Which images the site lets run.
+    allowed: Images,
     around: Surroundings,
 }
 
@@ -239,8 +276,9 @@ impl Launch {
             Err(image::Error::Directory { .. }) if record.is_none() => return self.in_directory(),
             image => image?,
         };
-        let verb = self.verb.clone();
-        let program: Guess = Box::new(move |image| spec::first_program(image, &verb));
+        self.allowed.check(image.image.source(), &self.image)?;
+        let (verb, shell) = (self.verb.clone(), self.options.shell.clone());
+        let program: Guess = Box::new(move |image| spec::first_program(image, &verb, shell.as_deref()));
         let handle = image.handle().with_context(|| format!("cannot open image {}", self.image.display()))?;
         let ground = Ground { image: Some(handle), session, program: Some(program), record };
         let mut say = |warning: String| warn(&warning);
@@ -260,6 +298,7 @@ impl Launch {
     /// The image is a directory: there is nothing to mount, and so nothing to share.
     fn in_directory(&self) -> anyhow::Result<Infallible> {
         let tree = Directory::open_root(&self.path)?;
+        self.allowed.check(&tree, &self.image)?;
         let ground = Ground { image: None, session: Session::Without, program: None, record: None };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[Step::UnshareUser(self.caller.ids.clone())], ground, &mut say)?;

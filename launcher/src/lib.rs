@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod edf;
 pub mod engine;
 pub mod exit;
 pub mod fuse;

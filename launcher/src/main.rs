@@ -3,6 +3,7 @@
 #![cfg_attr(all(not(test), target_env = "gnu"), no_main)]
 
 mod build;
+mod configuration;
 mod images;
 mod launch;
 mod progress;
@@ -113,6 +114,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             return record::record(&arguments);
         }
         Command::Spec(spec) => launch::specification(&spec),
+        Command::Config(arguments) => configuration::configuration(&arguments.command),
         Command::Session(session) => launch::sessions(&session.command),
         Command::Build(arguments) => build::build(&arguments).map(|()| Exit::Success),
         Command::Pull(arguments) => build::pull(&arguments).map(|()| Exit::Success),
@@ -151,10 +153,14 @@ fn show_image(arguments: &cli::Inspect) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// Where the user's settings are looked for.
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
+}
+
 /// The settings of site and user.
 fn settings() -> anyhow::Result<Config> {
-    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-    Ok(Config::read(home.as_deref())?)
+    Ok(Config::read(home().as_deref())?)
 }
 
 /// Writes to standard output, and means it: what is left in the buffer may fail as well.

@@ -1,6 +1,6 @@
 //! What the caller asked for, as types; nothing here has looked at the host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -102,6 +102,21 @@ pub enum EnvSetting {
     Set(OsString, OsString),
     /// Take the host's value, if the host has the variable.
     Inherit(OsString),
+    /// Put the value before what the variable has, with a colon between them.
+    Prepend(OsString, OsString),
+    /// Put the value after what the variable has, with a colon between them.
+    Append(OsString, OsString),
+    /// Unset all variables of this name, in which `*` stands for any letters.
+    Unset(OsString),
+    /// Set the variable to a text in which variables of the image, or else of the host, are filled in.
+    Expand {
+        /// Of the variable.
+        name: OsString,
+        /// As [`expand`](crate::config::expand) takes it.
+        text: String,
+        /// Where that was written, for what has to be said of it.
+        origin: String,
+    },
 }
 
 /// Where the home directory comes from.
@@ -149,6 +164,8 @@ pub enum DefaultMount {
 pub struct Options {
     /// In the order given.
     pub binds: Vec<Bind>,
+    /// What configuration, profile and variables set, applied before the files.
+    pub early_env: Vec<EnvSetting>,
     /// `--env`, applied after the files.
     pub env: Vec<EnvSetting>,
     /// Files of `NAME=value` lines.
@@ -189,18 +206,15 @@ pub struct Options {
     pub seccomp: Option<PathBuf>,
     /// Shell to start instead of the image's.
     pub shell: Option<PathBuf>,
+    /// Of the caller's, for the runtime specification.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Options {
     /// The first thing asked for that a launch does not do.
     pub(crate) fn not_done(&self) -> Option<&'static str> {
         let Namespaces { pid, ipc, uts, net } = self.namespaces;
-        let asked = [
-            (pid || ipc || uts || net, "a namespace of its own"),
-            (!self.dns.is_empty(), "--dns"),
-            (!self.no_env.is_empty(), "--no-env"),
-            (self.shell.is_some(), "--shell"),
-        ];
+        let asked = [(pid || ipc || uts || net, "a namespace of its own"), (!self.dns.is_empty(), "--dns")];
         asked.into_iter().find_map(|(asked, what)| asked.then_some(what))
     }
 }

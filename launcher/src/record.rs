@@ -15,7 +15,7 @@ use coracle_converter::profile::{Profile, ProfiledImage, Touched};
 use coracle_squashfs::format::InodeRef;
 use nix::sys::wait::{WaitStatus, waitpid};
 
-use super::{complain, images, launch, settings};
+use super::{complain, launch, settings};
 
 /// What a profile's name ends in, unless it was given one.
 const EXTENSION: &str = "profile.json";
@@ -26,18 +26,17 @@ pub(super) fn record(arguments: &Record) -> anyhow::Result<u8> {
     let command: Vec<String> =
         rest.iter().filter(|word| *word != "--").map(|word| word.to_string_lossy().into_owned()).collect();
     let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
-    let options = arguments.flags.options()?;
-    let found = images::find(&image, arguments.flags.pull, &settings()?)?;
-    let path =
-        std::path::absolute(&found.path).with_context(|| format!("cannot open image {}", found.path.display()))?;
-    let output = arguments.output.clone().unwrap_or_else(|| match found.name {
+    let config = settings()?;
+    let ready = launch::ready(&arguments.flags, image.clone(), verb, &config)?;
+    let (path, name) = (ready.path.clone(), ready.name.clone());
+    let output = arguments.output.clone().unwrap_or_else(|| match name {
         None => path.with_extension(EXTENSION),
         // The store is no place for it.
         Some(name) => format!("{}.{EXTENSION}", name.rsplit('/').next().unwrap_or("image").replace(':', "-")).into(),
     });
 
     let (mut report, write) = io::pipe().context("cannot make a pipe")?;
-    let child = process::spawn_child(|| match launch::recorded(&path, verb, &options, write.into()) {
+    let child = process::spawn_child(|| match launch::recorded(ready, &config, write.into()) {
         Ok(never) => match never {},
         Err(error) => complain(&error) as u8,
     });

@@ -16,6 +16,7 @@ use oci_spec::runtime::{
     LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
+use crate::config::Unexpandable;
 use crate::host::{Host, Probe};
 use crate::image::{self, Entry, ImageFile, Tree, is_executable, locate};
 use crate::options::{DefaultMount, Options, Verb};
@@ -122,6 +123,14 @@ pub enum Error {
     /// A seccomp profile.
     #[error(transparent)]
     Seccomp(#[from] seccomp::Error),
+    /// A setting of the environment.
+    #[error("{origin}: {problem}")]
+    Expand {
+        /// Where it was written.
+        origin: String,
+        /// What is wrong with it.
+        problem: Unexpandable,
+    },
     /// `--pwd`
     #[error("cannot start in {}: write an absolute path of the container", path.display())]
     RelativeCwd {
@@ -178,7 +187,7 @@ pub fn compose(
         warnings.push("--workdir has no effect without --contain or --scratch".to_owned());
     }
     let shell = login_shell(image.tree, &host.who.account.shell)?;
-    let (program, interactive) = program(image, verb, config.as_ref())?;
+    let (program, interactive) = program(image, verb, options.shell.as_deref(), config.as_ref())?;
 
     let mut mounts = mounts::collect(image.tree, options, host, probe)?;
     let start = working_dir(image.tree, options, host, config.as_ref(), &mut mounts, &mut warnings)?;
@@ -193,9 +202,9 @@ pub fn compose(
         prompt: interactive,
         visible: &visible,
     };
-    let mut variables = env::compose(host, options, &context);
+    let mut variables = env::compose(host, options, &context)?;
 
-    let mut annotations = HashMap::new();
+    let mut annotations: HashMap<String, String> = options.annotations.clone().into_iter().collect();
     annotations.insert(IMAGE.to_owned(), image.path.display().to_string());
     if image.offset != 0 {
         annotations.insert(IMAGE_OFFSET.to_owned(), image.offset.to_string());
@@ -288,9 +297,9 @@ fn configuration(tree: &dyn Tree) -> Result<Option<ImageConfiguration>, Error> {
 
 /// Where in the image the program is that a launch will start, as far as the image alone tells: for reading ahead.
 #[must_use]
-pub fn first_program(image: &ImageFile, verb: &Verb) -> Option<PathBuf> {
+pub fn first_program(image: &ImageFile, verb: &Verb, shell: Option<&Path>) -> Option<PathBuf> {
     let config = configuration(image).ok()?;
-    let (words, _) = program(&image.into(), verb, config.as_ref()).ok()?;
+    let (words, _) = program(&image.into(), verb, shell, config.as_ref()).ok()?;
     let name = words.first()?;
     let executable = |path: &Path| is_executable(image, path.as_os_str()).unwrap_or(false);
     if name.as_bytes().contains(&b'/') {
@@ -307,11 +316,15 @@ pub fn first_program(image: &ImageFile, verb: &Verb) -> Option<PathBuf> {
 fn program(
     image: &ImageFacts<'_>,
     verb: &Verb,
+    shell: Option<&Path>,
     config: Option<&ImageConfiguration>,
 ) -> Result<(Vec<OsString>, Option<env::Prompt>), Error> {
     match verb {
         Verb::Exec(command) => Ok((command.clone(), None)),
         Verb::Shell(arguments) => {
+            if let Some(shell) = shell {
+                return Ok(chosen_shell(shell, arguments));
+            }
             let bash = ["/bin/bash", "/usr/bin/bash"];
             let sh = ["/bin/sh", "/usr/bin/sh", "/bin/busybox"];
             for (shells, prompt) in [(bash.as_slice(), env::Prompt::Bash), (sh.as_slice(), env::Prompt::Plain)] {
@@ -350,6 +363,19 @@ fn program(
             Ok((command, None))
         }
     }
+}
+
+/// A shell that the caller names. That it is missing is said when it is started: a bind may show it.
+fn chosen_shell(shell: &Path, arguments: &[OsString]) -> (Vec<OsString>, Option<env::Prompt>) {
+    let mut command = vec![shell.into()];
+    let prompt = if shell.file_name() == Some(OsStr::new("bash")) {
+        command.push("--norc".into());
+        env::Prompt::Bash
+    } else {
+        env::Prompt::Plain
+    };
+    command.extend(arguments.iter().cloned());
+    (command, Some(prompt))
 }
 
 /// The caller's login shell if the image has it, for the user database and `SHELL`.

@@ -165,7 +165,7 @@ pub enum Error {
 }
 
 /// Splits at each `separator` that no backslash precedes; the backslashes that protect one are removed.
-fn split(value: &[u8], separator: u8, escapable: &[u8], keep_escapes: bool) -> Vec<Vec<u8>> {
+pub(crate) fn split(value: &[u8], separator: u8, escapable: &[u8], keep_escapes: bool) -> Vec<Vec<u8>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = value.iter().copied().peekable();
     while let Some(byte) = bytes.next() {
@@ -260,7 +260,7 @@ fn check_destination(destination: Option<&Path>, source: &Path, whole: &dyn Fn()
     }
 }
 
-fn add_option(bind: &mut Bind, option: &[u8]) -> Option<()> {
+pub(crate) fn add_option(bind: &mut Bind, option: &[u8]) -> Option<()> {
     if let Some(inside) = option.strip_prefix(IMAGE_SOURCE) {
         let BindSource::Host(file) = &bind.source else { return None };
         let inside = PathBuf::from(OsString::from_vec(inside.to_vec()));

@@ -94,6 +94,12 @@ impl Directory {
     }
 }
 
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
 impl Tree for Directory {
     fn entry(&self, path: &Path) -> Result<Option<Entry>, Error> {
         let Some(stat) = self.stat(path)? else { return Ok(None) };

@@ -9,6 +9,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::Error;
+use crate::config::expand;
 use crate::host::Host;
 use crate::options::{EnvSetting, Options};
 
@@ -47,10 +49,12 @@ pub(super) struct Context<'a> {
     pub(super) visible: &'a dyn Fn(&Path) -> bool,
 }
 
+type Variables = BTreeMap<OsString, OsString>;
+
 /// Composes the environment, sorted by name.
-pub(super) fn compose(host: &Host, options: &Options, context: &Context<'_>) -> BTreeMap<OsString, OsString> {
-    let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
-    let inherited = host.env.iter().filter(|(name, value)| keep(name, value, options.clean_env, context));
+pub(super) fn compose(host: &Host, options: &Options, context: &Context<'_>) -> Result<Variables, Error> {
+    let mut env: Variables = BTreeMap::new();
+    let inherited = host.env.iter().filter(|(name, value)| keep(name, value, options, context));
     env.extend(inherited.cloned());
     for variable in context.image_env {
         if let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty())
@@ -83,26 +87,99 @@ pub(super) fn compose(host: &Host, options: &Options, context: &Context<'_>) -> 
         env.entry(name.into()).or_insert_with(|| value.into());
     }
     env.entry("HOME".into()).or_insert_with(|| host.who.account.home.clone().into_os_string());
-    for setting in host.file_settings.iter().chain(&options.env) {
-        match setting {
-            EnvSetting::Set(name, value) => {
-                env.insert(name.clone(), value.clone());
-            }
-            EnvSetting::Inherit(name) => {
-                if let Some(value) = host.var(name) {
-                    env.insert(name.clone(), value.to_owned());
-                }
-            }
-        }
+    for setting in options.early_env.iter().chain(&host.file_settings).chain(&options.env) {
+        apply(setting, &mut env, host, context.image_env)?;
     }
-    env
+    Ok(env)
 }
 
-fn keep(name: &OsStr, value: &OsStr, clean: bool, context: &Context<'_>) -> bool {
+fn apply(setting: &EnvSetting, env: &mut Variables, host: &Host, image_env: &[String]) -> Result<(), Error> {
+    match setting {
+        EnvSetting::Set(name, value) => drop(env.insert(name.clone(), value.clone())),
+        EnvSetting::Inherit(name) => {
+            if let Some(value) = host.var(name) {
+                env.insert(name.clone(), value.to_owned());
+            }
+        }
+        EnvSetting::Prepend(name, value) => join(env, name, value, true),
+        EnvSetting::Append(name, value) => join(env, name, value, false),
+        EnvSetting::Unset(pattern) => env.retain(|name, _| !matches(pattern, name)),
+        EnvSetting::Expand { name, text, origin } => {
+            let of_image = |name: &str| {
+                let found = image_env.iter().rev().filter_map(|variable| variable.split_once('='));
+                found.into_iter().find(|(one, _)| *one == name).map(|(_, value)| OsString::from(value))
+            };
+            let value = |name: &str| of_image(name).or_else(|| host.var(OsStr::new(name)).map(OsStr::to_owned));
+            let text = expand(text, &value).map_err(|problem| Error::Expand { origin: origin.clone(), problem })?;
+            env.insert(name.clone(), text);
+        }
+    }
+    Ok(())
+}
+
+/// Puts one before the other. An empty part of a list of directories would mean the working directory.
+fn join(env: &mut Variables, name: &OsStr, value: &OsStr, first: bool) {
+    let joined = match env.get(name).filter(|old| !old.is_empty()) {
+        None => value.to_owned(),
+        Some(old) => {
+            let [before, after] = if first { [value, old] } else { [old.as_os_str(), value] };
+            let mut joined = before.to_owned();
+            joined.push(":");
+            joined.push(after);
+            joined
+        }
+    };
+    env.insert(name.to_owned(), joined);
+}
+
+/// Whether a pattern, in which `*` stands for any letters, is the name's.
+pub(crate) fn matches(pattern: &OsStr, name: &OsStr) -> bool {
+    let mut parts = pattern.as_bytes().split(|byte| *byte == b'*');
+    let Some(mut rest) = parts.next().and_then(|first| name.as_bytes().strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.windows(part.len().max(1)).position(|window| window == part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None if part.is_empty() => {}
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+fn keep(name: &OsStr, value: &OsStr, options: &Options, context: &Context<'_>) -> bool {
     let among = |list: &[&str]| list.iter().any(|one| name == *one);
     let starts = |prefix: &str| name.as_bytes().starts_with(prefix.as_bytes());
-    if clean {
+    if options.no_env.iter().any(|pattern| matches(pattern, name)) {
+        return false;
+    }
+    if options.clean_env {
         return among(&CLEAN) || starts("LC_");
     }
     !among(&HOST_ONLY) && !starts("LD_") && (!among(&PATHS) || (context.visible)(Path::new(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_letters() {
+        let fits = |pattern: &str, name: &str| matches(OsStr::new(pattern), OsStr::new(name));
+        for (pattern, name) in [
+            ("A", "A"),
+            ("*", ""),
+            ("*", "A"),
+            ("A*", "A"),
+            ("A*", "AB"),
+            ("*B", "AB"),
+            ("A*B*C", "AxBBxC"),
+            ("A**B", "AB"),
+        ] {
+            assert!(fits(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("A", "AB"), ("A*", "BA"), ("A*A", "A"), ("A*B*C", "AxC"), ("*B", "BA"), ("", "A")] {
+            assert!(!fits(pattern, name), "{pattern} {name}");
+        }
+    }
 }

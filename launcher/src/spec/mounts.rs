@@ -222,7 +222,7 @@ fn add_bind(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) ->
         BindSource::Host(source) => {
             let source = absolute(source, host)?;
             match probe.kind(&source) {
-                Some(_) => mounts.bind(&source, &at(&source), &bind.options, false),
+                Some(_) => mounts.bind(&source, &at(&source), &bind.options, bind.optional),
                 None if bind.optional => {}
                 None => return Err(Error::NoSource { source_path: source }),
             }
