@@ -23,7 +23,7 @@ use crate::session::{self, ContainerKey, Founding, Joined, Keeper, Memo};
 use crate::sys::{attributes, descriptors, privileges, process, resolve};
 use crate::trace;
 
-mod confine;
+pub(crate) mod confine;
 mod error;
 mod execute;
 mod images;

@@ -20,6 +20,7 @@ use crate::image::{self, Entry, ImageFile};
 use crate::options::{EnvSetting, Options};
 
 pub mod accounts;
+pub(crate) mod refusal;
 
 use accounts::Account;
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::exit::Exit;
 use crate::fuse;
+use crate::host::refusal::Circumstances;
 
 /// Why a launch failed.
 #[derive(Debug, thiserror::Error)]
@@ -273,18 +274,17 @@ fn searched(path: Option<&OsString>) -> String {
     path.map(|path| format!(": searched {}", path.display())).unwrap_or_default()
 }
 
-fn user_namespace(cause: &io::Error) -> &'static str {
-    match cause.raw_os_error() {
+fn user_namespace(cause: &io::Error) -> String {
+    let remedy = match cause.raw_os_error() {
         Some(libc::ENOSPC) => {
             "; their number is limited: raise user.max_user_namespaces (sysctl), or leave some of the nested namespaces"
         }
         Some(libc::EUSERS) => "; namespaces are nested too deep",
-        Some(libc::EPERM) => {
-            "; they are switched off here (kernel.unprivileged_userns_clone, AppArmor, or a container's seccomp filter), or this is a chroot: see coracle doctor"
-        }
+        Some(libc::EPERM | libc::EACCES) => return format!("; {}", Circumstances::read().explain()),
         Some(libc::EINVAL | libc::ENOSYS) => "; this kernel is built without CONFIG_USER_NS",
         _ => "; see coracle doctor",
-    }
+    };
+    remedy.to_owned()
 }
 
 fn map_ids(cause: &io::Error) -> &'static str {
@@ -298,8 +298,12 @@ fn map_ids(cause: &io::Error) -> &'static str {
 
 fn open_fuse(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => "; an administrator can load the module: modprobe fuse",
-        Some(libc::EACCES | libc::EPERM) => "; an administrator can open it to users: chmod 0666 /dev/fuse",
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            "; an administrator can load the module: modprobe fuse; an outer container has to be given the device: docker and podman run --device /dev/fuse"
+        }
+        Some(libc::EACCES | libc::EPERM) => {
+            "; an administrator can open it to users: chmod 0666 /dev/fuse; an outer container has to be given the device: docker and podman run --device /dev/fuse"
+        }
         _ => "",
     }
 }
