@@ -9,6 +9,8 @@ build=(gcc libc6-dev make)
 demo=("${build[@]}" busybox-static python3)
 tests=("${demo[@]}" acl apache2-utils attr bindfs binutils debian-archive-keyring docker-registry e2fsprogs faketime file fuse-overlayfs g++ hostname libarchive-tools
     libclang-dev libsquashfs-dev mmdebstrap openssl pkg-config podman shellcheck skopeo squashfs-tools squashfs-tools-ng umoci util-linux zstd)
+# Programs that containers are started with by others, and readers of manual pages and completions.
+tests+=(fish man-db mandoc runc zsh)
 bench=("${tests[@]}" charliecloud fuse3 python3-lark python3-requests squashfuse)
 
 case ${1:-} in

@@ -17,34 +17,34 @@ use crate::host::mount_point;
 /// How an outer container is given the device.
 const OUTER: &str = "in a container: run the outer one with --device /dev/fuse";
 
-pub(super) fn fuse() -> Vec<Check> {
-    vec![device(), fuse_mount()]
-}
-
-fn device() -> Check {
+pub(super) fn device() -> Vec<Check> {
     let name = "/dev/fuse";
-    match File::options().read(true).write(true).open(name) {
+    let check = match File::options().read(true).write(true).open(name) {
         Ok(_) => Check::ok(name, "can be opened"),
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) => {
             let remedy = format!("as root: modprobe fuse, and in /etc/modules-load.d to keep it; {OUTER}");
+            Check::broken(name, error.to_string(), remedy)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            let remedy = format!("a control group for devices forbids it; {OUTER}, a bind of the device does not do");
             Check::broken(name, error.to_string(), remedy)
         }
         Err(error) => {
             let mode = fs::metadata(name)
                 .map(|metadata| format!("{:o}, owner {}", metadata.permissions().mode() & 0o7777, metadata.uid()));
             let found = format!("{error}; its mode is {}", mode.unwrap_or_default());
-            let remedy =
-                format!("as root: chmod 0666 /dev/fuse; udev's rule for it keeps that on most systems; {OUTER}");
+            let remedy = "as root: chmod 0666 /dev/fuse; udev's rule for it keeps that on most systems";
             Check::broken(name, found, remedy)
         }
-    }
+    };
+    vec![check]
 }
 
 /// The steps of a launch up to the mount; nobody answers, and the mount goes with the child.
-fn fuse_mount() -> Check {
+pub(super) fn fuse() -> Vec<Check> {
     let name = "FUSE mount";
     let Some(at) = mount_point() else {
-        return Check::broken(name, "there is no directory to mount over", "make /tmp or /mnt");
+        return vec![Check::broken(name, "there is no directory to mount over", "make /tmp or /mnt")];
     };
     let attempt = trial(|| {
         enter()?;
@@ -52,13 +52,13 @@ fn fuse_mount() -> Check {
         namespace::enter_mount().map_err(in_words)?;
         namespace::mount_fuse(fuse.as_fd(), &at, ids()).map_err(in_words)
     });
-    match attempt {
+    vec![match attempt {
         Ok(()) => Check::ok(name, "works in a user namespace"),
         Err(error) => {
             let (error, remedy) = split_remedy(&error);
             Check::broken(name, error, remedy)
         }
-    }
+    }]
 }
 
 /// For writable layers: a new file system with three directories, put together, and written to.

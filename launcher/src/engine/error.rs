@@ -30,6 +30,14 @@ pub enum Error {
         /// The kernel's reason.
         cause: io::Error,
     },
+    /// Writing a map with uid 0 in it.
+    #[error(
+        "cannot map the caller's user id, 0: {cause}; the kernel (since 5.12) wants CAP_SETFCAP of whoever maps it, which this container's root lacks: run the outer container as another user id, or give it that capability"
+    )]
+    MapRoot {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
     /// `/dev/fuse`
     #[error("cannot open /dev/fuse: {cause}{}", open_fuse(cause))]
     OpenFuse {
@@ -299,10 +307,12 @@ fn map_ids(cause: &io::Error) -> &'static str {
 fn open_fuse(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            "; an administrator can load the module: modprobe fuse; an outer container has to be given the device: docker and podman run --device /dev/fuse"
+            "; an administrator can load the module: modprobe fuse; in a container: run the outer one with --device /dev/fuse (Docker, Podman and coracle --contain alike)"
         }
-        Some(libc::EACCES | libc::EPERM) => {
-            "; an administrator can open it to users: chmod 0666 /dev/fuse; an outer container has to be given the device: docker and podman run --device /dev/fuse"
+        Some(libc::EACCES) => "; an administrator can open it to users: chmod 0666 /dev/fuse",
+        // Whatever its mode says.
+        Some(libc::EPERM) => {
+            "; a control group for devices forbids it; in a container: run the outer one with --device /dev/fuse, a bind of the device does not do"
         }
         _ => "",
     }

@@ -20,7 +20,12 @@ pub(crate) fn enter_user(uid: u32, gid: u32) -> Result<(), Error> {
         Err(Error::MapIds { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
         result => result?,
     }
-    write_proc("/proc/self/uid_map", &format!("{uid} {uid} 1"))?;
+    write_proc("/proc/self/uid_map", &format!("{uid} {uid} 1")).map_err(|error| match error {
+        Error::MapIds { cause, .. } if uid == 0 && cause.raw_os_error() == Some(libc::EPERM) => {
+            Error::MapRoot { cause }
+        }
+        error => error,
+    })?;
     write_proc("/proc/self/gid_map", &format!("{gid} {gid} 1"))
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Circumstances {
     pub selinux: bool,
     /// The root directory is no mount point, as in a chroot.
     pub chroot: bool,
+    /// The caller's own ids have no mapping in this user namespace.
+    pub unmapped: bool,
     /// A seccomp filter is in force, as in most containers.
     pub seccomp: bool,
 }
@@ -32,6 +34,8 @@ impl Circumstances {
             // The value in force, and the pending one.
             selinux: fs::read_to_string("/sys/fs/selinux/booleans/deny_user_namespace")
                 .is_ok_and(|text| text.starts_with('1')),
+            unmapped: fs::read_to_string("/proc/self/uid_map")
+                .is_ok_and(|map| !maps(&map, nix::unistd::geteuid().as_raw())),
             chroot: !mounts.is_empty() && !has_root(&mounts),
             seccomp: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
         }
@@ -39,7 +43,9 @@ impl Circumstances {
 
     /// The likeliest reason for `EPERM`, and what to do.
     pub(crate) const fn explain(self) -> &'static str {
-        if self.chroot {
+        if self.unmapped {
+            "this process is in a user namespace in which its user id is not mapped: make that with a map, for instance by unshare -Ur"
+        } else if self.chroot {
             "this is a chroot, in which the kernel makes none: run coracle outside of it, or have it made with pivot_root, as bwrap and container runtimes do"
         } else if self.clone_off {
             "they are switched off: an administrator can run sysctl -w kernel.unprivileged_userns_clone=1"
@@ -62,6 +68,14 @@ fn has_root(mountinfo: &str) -> bool {
     mountinfo.lines().any(|line| line.split(' ').nth(4) == Some("/"))
 }
 
+/// Whether an id is in a map: lines of the first id inside, the first outside, and their number.
+fn maps(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        matches!(numbers[..], [inside, _, count] if (inside..inside.saturating_add(count)).contains(&id.into()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +84,13 @@ mod tests {
     fn a_chroot_has_no_mount_on_its_root() {
         assert!(has_root("22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n23 22 0:5 / /dev rw - devtmpfs d rw"));
         assert!(!has_root("23 22 0:5 / /dev rw - devtmpfs d rw"));
+    }
+
+    #[test]
+    fn ids_are_found_in_maps() {
+        assert!(maps("         0          0 4294967295\n", 1000));
+        assert!(maps("0 1000 1\n1 100000 65536\n", 65536));
+        assert!(!maps("0 1000 1\n", 65534) && !maps("", 0));
     }
 
     #[test]
