@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Pull, parse, units};
 use crate::options::{Capabilities, Home, Layer, Namespaces, Options};
 
-/// Options of everything that runs a program in an image.
+#[doc = concat!("Options of everything that runs a program in an image.")]
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Options")]
 pub struct Flags {
