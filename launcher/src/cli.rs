@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::options::Verb;
 
+pub mod accepted;
 pub mod completions;
 mod flags;
 pub mod parse;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::accepted::Accepted;
 use super::{Pull, parse, units};
 use crate::options::{Capabilities, Home, Layer, Namespaces, Options};
 
@@ -147,6 +148,10 @@ pub struct Flags {
     /// Do not take these variables from the host; `*` stands for any letters, and a comma separates several
     #[arg(long, value_name = "NAMES", help_heading = "Environment")]
     pub no_env: Vec<OsString>,
+
+    /// What need not be asked for.
+    #[command(flatten)]
+    pub accepted: Accepted,
 }
 
 /// Whether a layer is there to be read alone.
