@@ -91,7 +91,7 @@ fn zsh(script: &str) -> String {
     let mut verb = "";
     let mut lines = String::new();
     for line in script.lines() {
-        if let Some(name) = line.strip_prefix('(').and_then(|line| line.strip_suffix(')')) {
+        if let Some(name) = line.trim().strip_prefix('(').and_then(|line| line.strip_suffix(')')) {
             verb = VERBS.into_iter().find(|verb| *verb == name).unwrap_or_default();
         }
         let positional = line.starts_with("'*:") || line.starts_with("':image");
