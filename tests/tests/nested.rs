@@ -205,6 +205,8 @@ impl<'a> Outer<'a> {
             fs::copy(source, destination).unwrap();
         }
         fs::copy(&bench.image, at("i.sqfs")).unwrap();
+        fs::create_dir_all(at("box/bin")).unwrap();
+        fs::copy(at("bin/busybox"), at("box/bin/busybox")).unwrap();
         root
     }
 
@@ -286,6 +288,8 @@ fn userns_what_a_container_lacks_is_said() {
     assert!(text.contains("/dev/fuse: No such file") && text.contains("outer one with --device /dev/fuse"), "{text}");
     let report = checks(&outer.run(&["doctor", "--json"]).exited(1));
     assert_eq!(check(&report, "/dev/fuse")["verdict"], "broken");
+    // The container's own root as an image: that is a directory.
+    assert_eq!(outer.run(&["exec", "/box", "/bin/busybox", "echo", "in"]).success().stdout, "in\n");
 
     let mut outer = Outer::new(&bench, &["tmp"]);
     // As Docker's profile without CAP_SYS_ADMIN.

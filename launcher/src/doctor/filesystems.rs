@@ -22,7 +22,9 @@ pub(super) fn device() -> Vec<Check> {
     let check = match File::options().read(true).write(true).open(name) {
         Ok(_) => Check::ok(name, "can be opened"),
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) => {
-            let remedy = format!("as root: modprobe fuse, and in /etc/modules-load.d to keep it; {OUTER}");
+            let remedy = format!(
+                "as root: modprobe fuse, and in /etc/modules-load.d to keep it; {OUTER}; images that are directories run without"
+            );
             Check::broken(name, error.to_string(), remedy)
         }
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
@@ -82,7 +84,8 @@ pub(super) fn overlay() -> Vec<Check> {
             fs::remove_file("all/file").map_err(|error| format!("cannot remove from an overlay: {error}"))
         })
     };
-    let helper = on_path("fuse-overlayfs");
+    let helper =
+        on_path("fuse-overlayfs").or_else(|| Some("/usr/bin/fuse-overlayfs".into())).filter(|path| path.exists());
     vec![match try_with(",userxattr").or_else(|_| try_with("")) {
         Ok(()) => Check::ok(name, "works in a user namespace"),
         Err(error) => {
