@@ -34,12 +34,17 @@ impl Group {
     }
 
     fn run(&self, patience: Duration) -> Vec<Check> {
-        let found = match attempt(patience, self.check) {
+        let (found, remedy) = match attempt(patience, self.check) {
             Outcome::Done(checks) => return checks,
-            Outcome::Late => format!("no answer within {} s", patience.as_secs()),
-            Outcome::Lost(text) => format!("cannot be tried: {text}"),
+            Outcome::Late => (
+                format!("no answer within {} s", patience.as_secs()),
+                "find out which file system does not answer: stat the paths of df -a one by one",
+            ),
+            Outcome::Lost(text) => (
+                format!("cannot be tried: {text}"),
+                "a limit on processes or memory may be reached: ulimit -a, and the job's cgroup",
+            ),
         };
-        let remedy = "find out which file system does not answer: stat the paths of df -a one by one";
         vec![Check { verdict: self.lost, ..Check::degraded(self.name, found, remedy) }]
     }
 }

@@ -64,7 +64,8 @@ impl Signs {
             let mut halves = line.splitn(2, " - ");
             let at_root = halves.next().is_some_and(|mount| mount.split(' ').nth(4) == Some("/"));
             let kind = halves.next().unwrap_or_default();
-            at_root && kind.starts_with("fuse") && kind.contains(" coracle ")
+            // FUSE, or an overlay over it.
+            at_root && kind.split(' ').nth(1) == Some("coracle")
         };
         self.mounts.lines().any(own)
     }
@@ -77,10 +78,7 @@ impl Signs {
     /// The innermost first: what an outer one left in the environment reaches into inner ones.
     fn kind(&self) -> Option<(&'static str, &'static str)> {
         if self.is_coracle() || (self.set("CORACLE_IMAGE") && self.nested) {
-            Some((
-                "Coracle",
-                "images run in it; the outer image's root is read-only, and options that make namespaces work as outside",
-            ))
+            Some(("Coracle", "images run in it; an outer one with --contain also needs --device /dev/fuse"))
         } else if self.set("KUBERNETES_SERVICE_HOST") || self.has("/var/run/secrets/kubernetes.io") {
             Some((
                 "Kubernetes",
@@ -153,6 +151,7 @@ mod tests {
         assert_eq!(kind(&[], &["SLURM_CONTAINER"], "", false), "Slurm (--container)");
         let ours = "60 50 0:40 / / ro,nosuid - fuse coracle ro,user_id=1\n";
         assert_eq!(kind(&["/.dockerenv"], &[], ours, true), "Coracle");
+        assert_eq!(kind(&[], &[], "60 50 0:40 / / rw - overlay coracle rw,lowerdir=/x\n", true), "Coracle");
         let elsewhere = "60 50 0:40 / /mnt ro,nosuid - fuse coracle ro,user_id=1\n";
         assert_eq!(kind(&["/.dockerenv"], &[], elsewhere, true), "Docker");
     }
