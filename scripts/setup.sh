@@ -10,6 +10,8 @@ demo=("${build[@]}" busybox-static python3)
 tests=("${demo[@]}" acl apache2-utils attr bindfs binutils createrepo-c debian-archive-keyring dnf docker-registry e2fsprogs faketime file
     fuse-overlayfs fuse3 g++ hostname libarchive-tools libcap2-bin libclang-dev libsquashfs-dev mmdebstrap openssl pkg-config podman python3-pip
     rpm shellcheck skopeo squashfs-tools squashfs-tools-ng squashfuse uidmap umoci util-linux zstd)
+# Programs that containers are started with by others, and readers of manual pages and completions.
+tests+=(fish man-db mandoc runc zsh)
 bench=("${tests[@]}" charliecloud python3-lark python3-requests)
 
 case ${1:-} in

@@ -58,7 +58,7 @@ stage "launcher tests with fallbacks" fallbacks
 stage "standard image" wait "$image" || finish
 stage "whole-system tests" whole_system "$target/release/coracle"
 stage "static build" scripts/static.sh &&
-    stage "launcher tests of the static file" whole_system "$target/$triple/release/coracle" --test launch
+    stage "launcher tests of the static file" whole_system "$target/$triple/release/coracle" --test launch --test nested
 stage "benchmarks run" cargo run -q --locked -p coracle-bench -- --smoke
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc -q --workspace --no-deps --locked
 if compgen -G 'fuzz/fuzz_targets/*.rs' >/dev/null; then

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::options::Verb;
 
+pub mod accepted;
+pub mod completions;
 mod config;
 mod flags;
 pub mod parse;
@@ -40,6 +42,7 @@ pub struct Cli {
 }
 
 /// The verbs.
+// The arguments' own documentation is written with `concat!`, which clap passes over: it would take the place of the verb's here.
 // Each verb's options are made when it is the one: that is a tenth of a launch.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
@@ -99,9 +102,14 @@ pub enum Command {
     Config(Config),
     /// Find out what a program reads of an image, for an image that is laid out for it
     Profile(Profile),
+    /// Print what makes a shell complete coracle's verbs, options and images
+    ///
+    /// bash: source <(coracle completions bash), or put it into ~/.local/share/bash-completion/completions/coracle; zsh: put it into
+    /// a directory of $fpath as _coracle; fish: put it into ~/.config/fish/completions/coracle.fish.
+    Completions(completions::Completions),
 }
 
-/// `profile`.
+#[doc = concat!("`profile`.")]
 #[derive(Debug, Args)]
 pub struct Profile {
     /// What to do.
@@ -109,7 +117,7 @@ pub struct Profile {
     pub command: ProfileCommand,
 }
 
-/// What can be done with profiles.
+#[doc = concat!("What can be done with profiles.")]
 #[derive(Debug, Subcommand)]
 pub enum ProfileCommand {
     /// Run a program and write down what it reads, in order
@@ -120,7 +128,7 @@ pub enum ProfileCommand {
     Record(Record),
 }
 
-/// `profile record`.
+#[doc = concat!("`profile record`.")]
 #[derive(Debug, Args)]
 pub struct Record {
     /// How to run it.
@@ -134,7 +142,7 @@ pub struct Record {
     pub words: Vec<OsString>,
 }
 
-/// `session`.
+#[doc = concat!("`session`.")]
 #[derive(Debug, Args)]
 pub struct Session {
     /// What to do.
@@ -142,7 +150,7 @@ pub struct Session {
     pub command: SessionCommand,
 }
 
-/// What can be done with sessions.
+#[doc = concat!("What can be done with sessions.")]
 #[derive(Debug, Subcommand)]
 pub enum SessionCommand {
     /// List the sessions
@@ -167,7 +175,7 @@ pub enum SessionCommand {
     },
 }
 
-/// `run`, `exec` and `shell`.
+#[doc = concat!("`run`, `exec` and `shell`.")]
 #[derive(Debug, Args)]
 pub struct Launch {
     /// How to run it.
@@ -179,7 +187,7 @@ pub struct Launch {
     pub words: Vec<OsString>,
 }
 
-/// `spec`.
+#[doc = concat!("`spec`.")]
 #[derive(Debug, Args)]
 pub struct Spec {
     /// How it would run.
@@ -193,7 +201,7 @@ pub struct Spec {
     pub words: Vec<OsString>,
 }
 
-/// `inspect`.
+#[doc = concat!("`inspect`.")]
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// A squashfs or SIF file, a stored image's name, or a source as for pull
@@ -215,7 +223,7 @@ pub struct Inspect {
     pub superblock: bool,
 }
 
-/// `doctor`.
+#[doc = concat!("`doctor`.")]
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Print the result as JSON
@@ -274,6 +282,20 @@ mod tests {
         assert_eq!(options.working_dir, Some(PathBuf::from("/w")));
         assert!(options.contain && !options.clean_env);
         assert_eq!(launch.words, ["i.sqfs", "-x"]);
+    }
+
+    #[test]
+    fn verbs_keep_their_descriptions() {
+        let command = Cli::command();
+        let mut built = command.clone();
+        built.build();
+        for verb in command.get_subcommands() {
+            let after = built.find_subcommand(verb.get_name()).unwrap();
+            let text = |command: &clap::Command| {
+                (command.get_about().map(ToString::to_string), command.get_long_about().map(ToString::to_string))
+            };
+            assert_eq!(text(verb), text(after), "{}", verb.get_name());
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ const FILE: &str = "coracle.toml";
 #[non_exhaustive]
 pub enum Error {
     /// It is there and cannot be read.
-    #[error("cannot read {}: {cause}", path.display())]
+    #[error("cannot read {}: {cause}{}", path.display(), denied(cause))]
     Read {
         /// The file or directory.
         path: PathBuf,
@@ -249,6 +249,14 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// A home directory may be a file, or out of reach on this node.
+/// What is likely wrong where a file of settings cannot be reached.
+fn denied(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => "; is HOME a directory of yours? After su or sudo it may not be",
+        _ => "",
+    }
+}
+
 fn is_absent(cause: &io::Error) -> bool {
     matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

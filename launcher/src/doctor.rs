@@ -2,15 +2,31 @@
 //!
 //! Nothing is concluded from version numbers alone: what counts is tried, in child processes.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+mod attempt;
 mod checks;
+mod container;
+mod fabric;
+mod filesystems;
+mod gpu;
+mod groups;
+mod identity;
+mod kernel;
+mod limits;
+mod loader;
+mod mounts;
+mod namespaces;
+mod places;
+mod slurm;
+mod terminal;
 
 /// The outcome of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As it should be.
@@ -22,30 +38,30 @@ pub enum Verdict {
 }
 
 /// One thing that was looked at. The names are an interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// How it stands.
     pub verdict: Verdict,
     /// What was found.
     pub found: String,
     /// What to change; absent when nothing needs to be.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub remedy: Option<String>,
 }
 
 impl Check {
     fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Ok, found: found.into(), remedy: None }
+        Self { name: Cow::Borrowed(name), verdict: Verdict::Ok, found: found.into(), remedy: None }
     }
 
     fn degraded(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Degraded, found: found.into(), remedy: Some(remedy.into()) }
+        Self { name: Cow::Borrowed(name), verdict: Verdict::Degraded, found: found.into(), remedy: Some(remedy.into()) }
     }
 
     fn broken(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Broken, found: found.into(), remedy: Some(remedy.into()) }
+        Self { name: Cow::Borrowed(name), verdict: Verdict::Broken, found: found.into(), remedy: Some(remedy.into()) }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::session::{self, ContainerKey, Founding, Joined, Keeper, Memo};
 use crate::sys::{attributes, descriptors, filter, privileges, process, resolve};
 use crate::trace;
 
-mod confine;
+pub(crate) mod confine;
 mod error;
 mod execute;
 mod identity;

@@ -1,5 +1,6 @@
 //! Image arguments that are no files, and the verbs `images`, `rmi` and `prune`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
@@ -84,6 +85,17 @@ pub(super) fn list(arguments: &cli::Images) -> anyhow::Result<Exit> {
         Ok(())
     })?;
     Ok(Exit::Success)
+}
+
+/// Names of images that run here, one a line, for shells that complete them.
+pub(super) fn names(out: &mut dyn Write) -> anyhow::Result<()> {
+    for image in stored::open(&settings()?.store)?.list()? {
+        let here = image.names.iter().filter(|one| one.architecture == coracle_converter::host_architecture());
+        for one in here.filter(|one| !one.name.contains(|c: char| c.is_control() || c.is_whitespace())) {
+            writeln!(out, "{}", one.name)?;
+        }
+    }
+    Ok(())
 }
 
 /// The architecture is said when it is not this machine's.

@@ -73,7 +73,10 @@ pub(super) fn run(
         }
         Ok(None) => launch.first(Way::Alone, None, Session::Without)?,
         Err(error) => {
-            warn(&format!("cannot use a session for the image: {error}: going on without"));
+            warn(&format!(
+                "cannot use a session for the image: {error}: going on without; CORACLE_SESSION_DIR=DIR names another place \
+                 for its socket, --no-session wants none"
+            ));
             launch.first(Way::Alone, None, Session::Without)?
         }
     };

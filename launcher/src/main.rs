@@ -124,6 +124,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Rmi(arguments) => images::remove(&arguments),
         Command::Prune(arguments) => images::prune(&arguments),
         Command::Inspect(arguments) => show_image(&arguments),
+        Command::Completions(arguments) => complete(&arguments),
         Command::Doctor(arguments) => {
             let report = Report::collect();
             print(|out| Ok(report.write(arguments.json, out)?))?;
@@ -156,6 +157,15 @@ fn show_image(arguments: &cli::Inspect) -> anyhow::Result<Exit> {
 /// Where the user's settings are looked for.
 fn home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
+}
+
+/// The script for a shell, or what it asks for.
+fn complete(arguments: &cli::completions::Completions) -> anyhow::Result<Exit> {
+    print(|out| match arguments.shell {
+        Some(shell) => Ok(out.write_all(cli::completions::script(shell).as_bytes())?),
+        None => images::names(out),
+    })?;
+    Ok(Exit::Success)
 }
 
 /// The settings of site and user.

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::accepted::Accepted;
 use super::{Pull, parse, units};
 use crate::options::{Capabilities, Home, Layer, Namespaces, Options};
 
-/// Options of everything that runs a program in an image.
+#[doc = concat!("Options of everything that runs a program in an image.")]
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Options")]
 pub struct Flags {
@@ -147,6 +148,10 @@ pub struct Flags {
     /// Do not take these variables from the host; `*` stands for any letters, and a comma separates several
     #[arg(long, value_name = "NAMES", help_heading = "Environment")]
     pub no_env: Vec<OsString>,
+
+    /// What need not be asked for.
+    #[command(flatten)]
+    pub accepted: Accepted,
 }
 
 /// Whether a layer is there to be read alone.

@@ -70,6 +70,12 @@ const TABLE: &[Row] = &[
     (&["env-file"], None, Action::Values(|flags, value| flags.env_file.push(value.into()))),
     (&["cleanenv"], Some('e'), Action::Switch(|flags| &mut flags.cleanenv)),
     (&["no-env"], None, Action::Values(|flags, value| flags.no_env.push(value))),
+    (&["no-eval"], None, Action::Switch(|flags| &mut flags.accepted.no_eval)),
+    (&["underlay"], None, Action::Switch(|flags| &mut flags.accepted.underlay)),
+    (&["unsquash"], None, Action::Switch(|flags| &mut flags.accepted.unsquash)),
+    // It cannot be used with another.
+    (&["sharens"], None, Action::Other),
+    (&["ignore-fakeroot-command"], None, Action::Switch(|flags| &mut flags.accepted.ignore_fakeroot_command)),
 ];
 
 /// Reads a plain launch; `None` when it is something else, or not plain. `words` begin with the program's name.

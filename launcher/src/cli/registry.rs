@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::Showing;
 
-/// Which image of several to take from a registry or layout, and where its blobs are kept.
+#[doc = concat!("Which image of several to take from a registry or layout, and where its blobs are kept.")]
 #[derive(Debug, Default, Args)]
 pub struct Fetch {
     /// Architecture to take when there are several, in Go's or the kernel's spelling [default: this machine's]
@@ -49,7 +49,7 @@ fn platform(value: &str) -> Result<String, String> {
     }
 }
 
-/// `push`.
+#[doc = concat!("`push`.")]
 #[derive(Debug, Args)]
 pub struct Push {
     /// A squashfs or SIF file, or a stored image's name
@@ -62,7 +62,7 @@ pub struct Push {
     pub showing: Showing,
 }
 
-/// `registry`.
+#[doc = concat!("`registry`.")]
 #[derive(Debug, Args)]
 pub struct Registry {
     /// What to do.
@@ -70,7 +70,7 @@ pub struct Registry {
     pub command: RegistryCommand,
 }
 
-/// What can be done about registries.
+#[doc = concat!("What can be done about registries.")]
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
     /// Check a user name and password with a registry, and keep them for later

@@ -22,7 +22,7 @@ pub enum Pull {
     Never,
 }
 
-/// How an image is made.
+#[doc = concat!("How an image is made.")]
 #[derive(Debug, Default, Args)]
 pub struct Conversion {
     /// zstd (the default), gzip, lz4 or xz; zstd and gzip with a level. Of an OCI archive's layer: gzip (the default) or zstd
@@ -42,7 +42,7 @@ pub struct Conversion {
     pub fetch: Fetch,
 }
 
-/// What is shown meanwhile.
+#[doc = concat!("What is shown meanwhile.")]
 #[derive(Debug, Default, Args)]
 pub struct Showing {
     /// Show neither progress nor summary
@@ -65,7 +65,7 @@ pub enum Format {
     OciArchive,
 }
 
-/// `build`.
+#[doc = concat!("`build`.")]
 #[derive(Debug, Args)]
 pub struct Build {
     /// The squashfs file, directory or archive to make
@@ -91,7 +91,7 @@ pub struct Build {
     pub showing: Showing,
 }
 
-/// `pull`.
+#[doc = concat!("`pull`.")]
 #[derive(Debug, Args)]
 pub struct PullArguments {
     /// What to store.
@@ -117,7 +117,7 @@ pub struct PullArguments {
     pub showing: Showing,
 }
 
-/// `images`.
+#[doc = concat!("`images`.")]
 #[derive(Debug, Args)]
 pub struct Images {
     /// Print the list as JSON
@@ -125,7 +125,7 @@ pub struct Images {
     pub json: bool,
 }
 
-/// `rmi`.
+#[doc = concat!("`rmi`.")]
 #[derive(Debug, Args)]
 pub struct Remove {
     /// Names, or the beginnings of ids
@@ -133,7 +133,7 @@ pub struct Remove {
     pub names: Vec<String>,
 }
 
-/// `prune`.
+#[doc = concat!("`prune`.")]
 #[derive(Debug, Args)]
 pub struct Prune {
     /// Also images and blobs that were not used for so long: 12h, 30d, 8w

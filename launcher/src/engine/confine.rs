@@ -85,9 +85,9 @@ const ALLOWED_HERE: &[libc::c_long] = &[];
 
 /// How far a process is confined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Confinement {
-    pub(super) landlock: bool,
-    pub(super) seccomp: bool,
+pub(crate) struct Confinement {
+    pub(crate) landlock: bool,
+    pub(crate) seccomp: bool,
 }
 
 impl Confinement {
@@ -107,7 +107,7 @@ impl Confinement {
 ///
 /// # Errors
 /// When what the kernel offers cannot be applied.
-pub(super) fn confine(sockets: Option<BorrowedFd<'_>>, log: Option<RawFd>) -> io::Result<Confinement> {
+pub(crate) fn confine(sockets: Option<BorrowedFd<'_>>, log: Option<RawFd>) -> io::Result<Confinement> {
     let landlock = landlock(sockets)?;
     refusal::report_to(log)?;
     let seccomp = seccomp()?;

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::exit::Exit;
 use crate::fuse;
+use crate::host::refusal::Circumstances;
 
 /// Why a launch failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,14 @@ pub enum Error {
     MapIds {
         /// Below `/proc`.
         file: &'static str,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// Writing a map with uid 0 in it.
+    #[error(
+        "cannot map the caller's user id, 0: {cause}; the kernel (since 5.12) wants CAP_SETFCAP of whoever maps it, which this container's root lacks: run the outer container as another user id, or give it that capability"
+    )]
+    MapRoot {
         /// The kernel's reason.
         cause: io::Error,
     },
@@ -273,18 +282,17 @@ fn searched(path: Option<&OsString>) -> String {
     path.map(|path| format!(": searched {}", path.display())).unwrap_or_default()
 }
 
-fn user_namespace(cause: &io::Error) -> &'static str {
-    match cause.raw_os_error() {
+fn user_namespace(cause: &io::Error) -> String {
+    let remedy = match cause.raw_os_error() {
         Some(libc::ENOSPC) => {
             "; their number is limited: raise user.max_user_namespaces (sysctl), or leave some of the nested namespaces"
         }
         Some(libc::EUSERS) => "; namespaces are nested too deep",
-        Some(libc::EPERM) => {
-            "; they are switched off here (kernel.unprivileged_userns_clone, AppArmor, or a container's seccomp filter), or this is a chroot: see coracle doctor"
-        }
+        Some(libc::EPERM | libc::EACCES) => return format!("; {}", Circumstances::read().explain()),
         Some(libc::EINVAL | libc::ENOSYS) => "; this kernel is built without CONFIG_USER_NS",
         _ => "; see coracle doctor",
-    }
+    };
+    remedy.to_owned()
 }
 
 fn map_ids(cause: &io::Error) -> &'static str {
@@ -298,8 +306,14 @@ fn map_ids(cause: &io::Error) -> &'static str {
 
 fn open_fuse(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => "; an administrator can load the module: modprobe fuse",
-        Some(libc::EACCES | libc::EPERM) => "; an administrator can open it to users: chmod 0666 /dev/fuse",
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            "; an administrator can load the module: modprobe fuse; in a container: run the outer one with --device /dev/fuse (Docker, Podman and coracle --contain alike)"
+        }
+        Some(libc::EACCES) => "; an administrator can open it to users: chmod 0666 /dev/fuse",
+        // Whatever its mode says.
+        Some(libc::EPERM) => {
+            "; a control group for devices forbids it; in a container: run the outer one with --device /dev/fuse, a bind of the device does not do"
+        }
         _ => "",
     }
 }

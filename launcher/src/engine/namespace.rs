@@ -44,7 +44,12 @@ pub(super) fn map_own(user: (Range, OwnId), group: (Range, OwnId)) -> Result<(),
         }
     }
     if user.1 == OwnId::Write {
-        write_proc("/proc/self/uid_map", &line(user.0))?;
+        write_proc("/proc/self/uid_map", &line(user.0)).map_err(|error| match error {
+            Error::MapIds { cause, .. } if user.0.outside == 0 && cause.raw_os_error() == Some(libc::EPERM) => {
+                Error::MapRoot { cause }
+            }
+            error => error,
+        })?;
     }
     if group.1 == OwnId::Write {
         write_proc("/proc/self/gid_map", &line(group.0))?;

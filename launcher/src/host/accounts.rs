@@ -31,7 +31,7 @@ pub struct Account {
 }
 
 /// Finds a user in the content of a `passwd` file.
-pub(super) fn passwd_by_uid(content: &[u8], uid: u32) -> Option<Account> {
+pub(crate) fn passwd_by_uid(content: &[u8], uid: u32) -> Option<Account> {
     content.split(|byte| *byte == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
         let [name, _, id, gid, gecos, home, shell] = fields.as_slice() else { return None };

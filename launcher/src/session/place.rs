@@ -115,7 +115,9 @@ impl Place {
             result => return result,
         }
         match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(io::Error::new(error.kind(), format!("cannot make {}: {error}", path.display())))
+            }
             _ => Self::at(path),
         }
     }
