@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-/// `config`.
+#[doc = concat!("`config`.")]
 #[derive(Debug, Args)]
 pub struct Config {
     /// What to do.
@@ -12,7 +12,7 @@ pub struct Config {
     pub command: ConfigCommand,
 }
 
-/// What can be done with the configuration.
+#[doc = concat!("What can be done with the configuration.")]
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print what is in force

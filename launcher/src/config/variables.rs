@@ -268,7 +268,8 @@ mod tests {
         let command = crate::cli::Cli::command();
         let mut run = command.find_subcommand("run").unwrap().clone();
         run.build();
-        let flags: Vec<_> = run.get_arguments().filter_map(clap::Arg::get_long).collect();
+        let flags: Vec<_> =
+            run.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(clap::Arg::get_long).collect();
         for Variable { name, flag, .. } in VARIABLES {
             assert!(flags.contains(flag), "{flag}");
             assert_eq!(*name, flag.to_uppercase().replace('-', "_"));
