@@ -103,6 +103,8 @@ pub struct Host {
     pub file_settings: Vec<EnvSetting>,
     /// Over which the image can be mounted.
     pub mount_point: PathBuf,
+    /// The content of `/etc/hosts`, when the container's own has to have another name in it.
+    pub hosts: Option<Vec<u8>>,
 }
 
 /// All that can be known without asking who the caller is.
@@ -113,6 +115,7 @@ pub struct Surroundings {
     home: Option<PathBuf>,
     file_settings: Vec<EnvSetting>,
     mount_point: PathBuf,
+    hosts: Option<Vec<u8>>,
 }
 
 impl Surroundings {
@@ -130,7 +133,8 @@ impl Surroundings {
         }
         let home = value(&env, "HOME").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
         let (cwd, mount_point) = (cwd(value(&env, "PWD")), mount_point().ok_or(Error::NoMountPoint)?);
-        Ok(Self { env, cwd, home, file_settings, mount_point })
+        let hosts = options.hostname.as_ref().and_then(|_| fs::read("/etc/hosts").ok());
+        Ok(Self { env, cwd, home, file_settings, mount_point, hosts })
     }
 }
 
@@ -143,10 +147,10 @@ impl Host {
     #[must_use]
     pub fn new(surroundings: Surroundings, known: Option<Identification>) -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let Surroundings { env, cwd, home, file_settings, mount_point } = surroundings;
+        let Surroundings { env, cwd, home, file_settings, mount_point, hosts } = surroundings;
         let who = known.unwrap_or_else(|| identify(uid, gid, value(&env, "USER"), value(&env, "HOME")));
         let home = home.or_else(|| Some(who.account.home.clone()).filter(|path| path.is_absolute() && path.is_dir()));
-        Self { uid, gid, who, cwd, home, env, file_settings, mount_point }
+        Self { uid, gid, who, cwd, home, env, file_settings, mount_point, hosts }
     }
 
     /// A variable of the environment.

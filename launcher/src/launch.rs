@@ -221,7 +221,8 @@ impl Launch {
         let verb = self.verb.clone();
         let program: Guess = Box::new(move |image| spec::first_program(image, &verb));
         let handle = image.handle().with_context(|| format!("cannot open image {}", self.image.display()))?;
-        let ground = Ground { image: Some(handle), session, program: Some(program), record };
+        let ground =
+            Ground { image: Some(handle), session, program: Some(program), record, detached: None, instance: None };
         let mut say = |warning: String| warn(&warning);
         let opening = plan::opening(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let launch = engine::Launch::begin(&opening, ground, &mut say)?;
@@ -239,7 +240,14 @@ impl Launch {
         let Prepared { composed, wanted, .. } = self.prepare(&self.directory(&tree), None)?;
         self.make_directories(&composed)?;
         drop(tree);
-        let ground = Ground { image: None, session: Session::Without, program: None, record: None };
+        let ground = Ground {
+            image: None,
+            session: Session::Without,
+            program: None,
+            record: None,
+            detached: None,
+            instance: None,
+        };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[], ground, &mut say)?;
         Ok(launch.finish(&wanted.plan(Way::Alone), Decided::default())?)
@@ -258,7 +266,7 @@ impl Launch {
             Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
             None => (Way::Join, Session::Join(joined)),
         };
-        let ground = Ground { image: None, session, program: None, record: None };
+        let ground = Ground { image: None, session, program: None, record: None, detached: None, instance: None };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[], ground, &mut say)?;
         match launch.finish(&wanted.plan(way), Decided { key, memo, who: None }) {

@@ -22,6 +22,7 @@ use crate::image::{self, Entry, ImageFile, Tree, is_executable, locate};
 use crate::options::{DefaultMount, Options, Verb};
 
 mod env;
+mod isolation;
 mod layers;
 mod mounts;
 #[cfg(test)]
@@ -41,6 +42,13 @@ pub const FILE: &str = "org.coracle.file.";
 pub const OPTIONAL: &str = "org.coracle.optional";
 /// Layers over the image from the bottom up, one a line: `memory`, `memory BYTES`, `rw PATH`, `ro PATH`.
 pub const LAYERS: &str = "org.coracle.layers";
+/// Followed by a path: the content of a file that this launch alone sees there. The server knows nothing of it, so that launches
+/// that differ in it share the image's mount all the same.
+pub const MOUNTED_FILE: &str = "org.coracle.mounted-file.";
+/// `true` when process 1 of the PID namespace is Coracle's init, and the program its child.
+pub const INIT: &str = "org.coracle.init";
+/// `true` when there is no program: the init stays until it is told to end.
+pub const STAY: &str = "org.coracle.stay";
 /// Where to start when the working directory cannot be entered.
 pub const CWD_FALLBACK: &str = "org.coracle.cwd.fallback";
 /// Followed by an index: the argument's bytes in hexadecimal, when they are not UTF-8.
@@ -205,6 +213,8 @@ pub fn compose(
     if !over.lines.is_empty() {
         annotations.insert(LAYERS.to_owned(), over.lines.join("\n"));
     }
+    isolation::annotate(verb, options, host, &mounts, &mut annotations);
+    warnings.extend(isolation::warning(options));
     let (args, raw_args) = texts(program);
     let (env, raw_env) = texts(variables.into_iter().map(joined));
     annotations.extend(raw_args.into_iter().map(|(index, hex)| (format!("{RAW_ARGUMENT}{index}"), hex)));
@@ -229,8 +239,8 @@ pub fn compose(
         .annotations(annotations)
         .build()?;
     let mut spec = spec;
-    // The builder fills in a default host name, but the host's own is kept.
-    spec.set_hostname(None);
+    // Sets the host name, too, which the builder has filled in.
+    isolation::apply(&mut spec, options)?;
     Ok(Composed { spec, warnings })
 }
 
@@ -310,6 +320,8 @@ fn program(
 ) -> Result<(Vec<OsString>, Option<env::Prompt>), Error> {
     match verb {
         Verb::Exec(command) => Ok((command.clone(), None)),
+        // What process 1 is called in the container; nothing is executed.
+        Verb::Stay => Ok((vec!["coracle-init".into()], None)),
         Verb::Shell(arguments) => {
             let bash = ["/bin/bash", "/usr/bin/bash"];
             let sh = ["/bin/sh", "/usr/bin/sh", "/bin/busybox"];

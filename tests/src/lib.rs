@@ -14,4 +14,5 @@ pub mod layout;
 pub mod needs;
 pub mod process;
 pub mod registry;
+pub mod terminal;
 pub mod tree;

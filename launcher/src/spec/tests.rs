@@ -56,6 +56,7 @@ pub(super) fn host() -> Host {
         env: env.iter().chain(&more).map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         file_settings: Vec::new(),
         mount_point: "/tmp".into(),
+        hosts: None,
     }
 }
 
