@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::options::Verb;
 
 mod flags;
+mod instance;
 pub mod parse;
 pub mod quick;
 pub mod registry;
@@ -17,6 +18,7 @@ mod store;
 pub mod units;
 
 pub use flags::Flags;
+pub use instance::{InInstance, Instance, InstanceCommand, List, Logs, Restart, Start, Stop};
 pub use store::{Build, Conversion, Format, Images, Prune, Pull, PullArguments, Remove, Showing};
 
 /// The forms of a source, as help shows them.
@@ -93,6 +95,8 @@ pub enum Command {
     /// A session is the mount of an image that all of a user's launches on a node share. It ends by itself some
     /// seconds after its last program.
     Session(Session),
+    /// Run containers in the background under names
+    Instance(Instance),
     /// Find out what a program reads of an image, for an image that is laid out for it
     Profile(Profile),
 }
@@ -169,8 +173,8 @@ pub struct Launch {
     /// How to run it.
     #[command(flatten)]
     pub flags: Flags,
-    /// A squashfs or SIF file, a stored image's name, or a source as for pull; and what follows it, which is never taken
-    /// for options of coracle
+    /// A squashfs or SIF file, a stored image's name, a source as for pull, or instance://NAME; and what follows it, which
+    /// is never taken for options of coracle
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<OsString>,
 }

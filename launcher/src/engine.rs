@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -53,7 +54,7 @@ pub struct Ground {
     /// Where the server writes, when it ends, what was read: see [`Touches`].
     pub record: Option<OwnedFd>,
     /// What a launch in the background needs.
-    pub detached: Option<Detached>,
+    pub detached: Option<Rc<Detached>>,
     /// The directory in `/proc` of the process 1 of the instance that is joined.
     pub instance: Option<OwnedFd>,
 }
@@ -485,8 +486,11 @@ impl Engine<'_> {
         (self.server, self.fuse, self.channel) = (None, None, None);
         (self.ground.image, self.ground.session, self.ground.instance) = (None, Session::Without, None);
         process::default_sigpipe().map_err(Error::Descriptors)?;
+        // What it works with is closed below its owner, which therefore must never be dropped.
+        std::mem::forget(self.ground.detached.clone());
         let kept = self.forked.iter().flat_map(fork::Forked::descriptors);
-        let kept: Vec<i32> = kept.chain(self.ground.detached.iter().flat_map(Detached::descriptors)).collect();
+        let kept: Vec<i32> =
+            kept.chain(self.ground.detached.iter().flat_map(|detached| detached.descriptors())).collect();
         descriptors::close_all_but(&kept).map_err(Error::Descriptors)
     }
 }

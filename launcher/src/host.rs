@@ -138,6 +138,20 @@ impl Surroundings {
     }
 }
 
+impl Surroundings {
+    /// The working directory, unless it is gone.
+    #[must_use]
+    pub fn cwd(&self) -> Option<PathBuf> {
+        self.cwd.clone()
+    }
+
+    /// The same, seen from another working directory.
+    #[must_use]
+    pub fn at(self, cwd: PathBuf) -> Self {
+        Self { cwd: Some(cwd), ..self }
+    }
+}
+
 fn value(env: &[(OsString, OsString)], name: &str) -> Option<OsString> {
     env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
 }

@@ -7,22 +7,26 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
 use coracle::cli::{self, Flags, Pull};
 use coracle::config::Config;
-use coracle::engine::{self, Decided, Ground, Guess, Session};
+use coracle::engine::{self, Decided, Detached, Ground, Guess, Session};
 use coracle::exit::Exit;
 use coracle::host::{Disk, Foreseen, Host, Identification, Surroundings};
 use coracle::image::{self, Directory, ImageFile};
+use coracle::instance;
 use coracle::options::{Options, Verb};
-use coracle::plan::{self, Wanted, Way};
+use coracle::plan::{self, Plan, Wanted, Way};
 use coracle::session::{self, ContainerKey, Fingerprint, Identity, Joined, Meeting, Place, Remembered};
 use coracle::spec::{self, Composed, ImageFacts};
 use coracle::trace;
 
-use super::{images, print, settings, warn};
+use oci_spec::runtime::{Mount, Spec};
+
+use super::{images, instances, print, settings, warn};
 
 /// Switches sessions off (`off`) or on.
 const SESSION: &str = "CORACLE_SESSION";
@@ -37,40 +41,116 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let (image, rest) = cli::image_and_rest(words).context("no image given")?;
     let verb = verb(rest)?;
+    if let Some(name) = instance::named(&image) {
+        return instances::join(flags, name, verb);
+    }
     if flags.dry_run {
         return show(flags, &image, verb, true);
     }
     let options = flags.options()?;
     let config = settings()?;
     let image = images::find(&image, flags.pull, &config)?.path;
+    match start(flags, options, &config, image, verb, None)? {}
+}
+
+/// Becomes the program, or for one in the background the process that waits for it.
+pub(super) fn start(
+    flags: &Flags,
+    options: Options,
+    config: &Config,
+    image: PathBuf,
+    verb: Verb,
+    detached: Option<Rc<Detached>>,
+) -> anyhow::Result<Infallible> {
     let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
-    let launch = |around| Launch { image: image.clone(), path: path.clone(), verb, options: options.clone(), around };
-    let Some(sessions) = Sessions::read(flags, &config)? else {
-        let never = launch(Surroundings::collect(&options)?).first(Way::Alone, None, Session::Without)?;
-        match never {}
+    let launch = |around| Launch { image, path: path.clone(), verb, options: options.clone(), around, detached };
+    let Some(sessions) = Sessions::read(flags, config)? else {
+        return launch(Surroundings::collect(&options)?).first(Way::Alone, None, Session::Without);
     };
     trace::mark("look for the image's session");
     let mut around = None;
     let meeting = sessions.meet(&path, || around = Some(Surroundings::collect(&options)));
     let launch = launch(around.unwrap_or_else(|| Surroundings::collect(&options))?);
-    let never = match meeting {
-        Ok(Some(Meeting::Joined(joined))) => launch.join(joined)?,
+    match meeting {
+        Ok(Some(Meeting::Joined(joined))) => launch.join(joined),
         Ok(Some(Meeting::Founding(founding))) => {
-            launch.first(Way::Found, None, Session::Found { founding, idle: sessions.idle })?
+            launch.first(Way::Found, None, Session::Found { founding, idle: sessions.idle })
         }
-        Ok(None) => launch.first(Way::Alone, None, Session::Without)?,
+        Ok(None) => launch.first(Way::Alone, None, Session::Without),
         Err(error) => {
             warn(&format!("cannot use a session for the image: {error}: going on without"));
-            launch.first(Way::Alone, None, Session::Without)?
+            launch.first(Way::Alone, None, Session::Without)
         }
-    };
-    match never {}
+    }
+}
+
+/// A program in the container of a running instance.
+pub(super) struct InInstance {
+    /// The image that the instance was made of.
+    pub(super) image: PathBuf,
+    pub(super) verb: Verb,
+    /// The instance's, and this program's own.
+    pub(super) options: Options,
+    pub(super) around: Surroundings,
+    /// Where to start, if the container shows what the host has there.
+    pub(super) wish: Option<PathBuf>,
+    /// Process 1, and its directory in `/proc`.
+    pub(super) pid: i32,
+    pub(super) process: OwnedFd,
+}
+
+impl InInstance {
+    /// Runs it, or prints what would be done.
+    pub(super) fn run(self, dry: bool) -> anyhow::Result<Exit> {
+        let Self { image, verb, options, around, wish, pid, process } = self;
+        let launch = Launch { path: image.clone(), image, verb, options, around, detached: None };
+        // Nothing may be open any more when descriptors are closed.
+        let plan = match ImageFile::open(&launch.image) {
+            Err(image::Error::Directory { .. }) => {
+                let tree = Directory::open_root(&launch.path)?;
+                launch.in_instance(wish, pid, |launch, who| launch.decide(&launch.directory(&tree), who))?
+            }
+            file => {
+                let tree = Remembered::open(file?);
+                launch.in_instance(wish, pid, |launch, who| launch.decide(&launch.file(&tree), who))?
+            }
+        };
+        if dry {
+            print(|out| Ok(write!(out, "{plan}")?))?;
+            return Ok(Exit::Success);
+        }
+        let ground = Ground {
+            image: None,
+            session: Session::Without,
+            program: None,
+            record: None,
+            detached: None,
+            instance: Some(process),
+        };
+        let mut say = |warning: String| warn(&warning);
+        match engine::Launch::begin(&[], ground, &mut say)?.finish(&plan, Decided::default())? {}
+    }
+}
+
+/// Whether the container has at `path` what the host has there.
+fn shows(spec: &Spec, path: &Path) -> bool {
+    let above = spec.mounts().iter().flatten().filter(|mount| path.starts_with(mount.destination()));
+    let nearest = above.max_by_key(|mount| mount.destination().components().count());
+    let same = |mount: &Mount| mount.source().as_ref() == Some(mount.destination());
+    nearest.is_some_and(|mount| mount.typ().as_deref() == Some("bind") && same(mount))
 }
 
 /// Runs a program in a mount of its own, whose server writes to `record` what is read.
 pub(super) fn recorded(path: &Path, verb: Verb, options: &Options, record: OwnedFd) -> anyhow::Result<Infallible> {
     let around = Surroundings::collect(options)?;
-    let launch = Launch { image: path.to_path_buf(), path: path.to_path_buf(), verb, options: options.clone(), around };
+    let launch = Launch {
+        image: path.to_path_buf(),
+        path: path.to_path_buf(),
+        verb,
+        options: options.clone(),
+        around,
+        detached: None,
+    };
     launch.first(Way::Alone, Some(record), Session::Without)
 }
 
@@ -89,7 +169,7 @@ fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<
     let file = ImageFile::open(&image);
     let path = std::path::absolute(&image)?;
     let around = Surroundings::collect(&options)?;
-    let launch = Launch { image, path, verb, options, around };
+    let launch = Launch { image, path, verb, options, around, detached: None };
     let Prepared { composed, wanted, .. } = match file {
         Err(image::Error::Directory { .. }) => {
             launch.prepare(&launch.directory(&Directory::open_root(&launch.path)?), None)?
@@ -161,6 +241,8 @@ struct Launch {
     verb: Verb,
     options: Options,
     around: Surroundings,
+    /// What a program in the background needs.
+    detached: Option<Rc<Detached>>,
 }
 
 impl Launch {
@@ -172,12 +254,32 @@ impl Launch {
         ImageFacts { path: &self.path, offset: 0, directory: true, tree }
     }
 
+    /// The steps in an instance. What is to be said of its mounts was said when it was started.
+    fn in_instance(
+        mut self,
+        wish: Option<PathBuf>,
+        pid: i32,
+        decide: impl Fn(&Self, Option<Identification>) -> anyhow::Result<Prepared>,
+    ) -> anyhow::Result<Plan> {
+        let mut prepared = decide(&self, None)?;
+        if let Some(wish) = wish.filter(|wish| shows(&prepared.composed.spec, wish)) {
+            self.options.working_dir = Some(wish);
+            prepared = decide(&self, Some(prepared.host.who))?;
+        }
+        Ok(prepared.wanted.plan_in_instance(pid))
+    }
+
     fn prepare(&self, facts: &ImageFacts<'_>, who: Option<Identification>) -> anyhow::Result<Prepared> {
+        let prepared = self.decide(facts, who)?;
+        prepared.composed.warnings.iter().for_each(|warning| warn(warning));
+        Ok(prepared)
+    }
+
+    fn decide(&self, facts: &ImageFacts<'_>, who: Option<Identification>) -> anyhow::Result<Prepared> {
         trace::mark("compose the specification");
         let host = Host::new(self.around.clone(), who);
         let disk = Disk::default();
         let composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
-        composed.warnings.iter().for_each(|warning| warn(warning));
         trace::mark("plan");
         let to_make = self.work_directories(&composed);
         let wanted = if to_make.is_empty() {
@@ -221,8 +323,14 @@ impl Launch {
         let verb = self.verb.clone();
         let program: Guess = Box::new(move |image| spec::first_program(image, &verb));
         let handle = image.handle().with_context(|| format!("cannot open image {}", self.image.display()))?;
-        let ground =
-            Ground { image: Some(handle), session, program: Some(program), record, detached: None, instance: None };
+        let ground = Ground {
+            image: Some(handle),
+            session,
+            program: Some(program),
+            record,
+            detached: self.detached.clone(),
+            instance: None,
+        };
         let mut say = |warning: String| warn(&warning);
         let opening = plan::opening(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let launch = engine::Launch::begin(&opening, ground, &mut say)?;
@@ -245,7 +353,7 @@ impl Launch {
             session: Session::Without,
             program: None,
             record: None,
-            detached: None,
+            detached: self.detached.clone(),
             instance: None,
         };
         let mut say = |warning: String| warn(&warning);
@@ -266,7 +374,14 @@ impl Launch {
             Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
             None => (Way::Join, Session::Join(joined)),
         };
-        let ground = Ground { image: None, session, program: None, record: None, detached: None, instance: None };
+        let ground = Ground {
+            image: None,
+            session,
+            program: None,
+            record: None,
+            detached: self.detached.clone(),
+            instance: None,
+        };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[], ground, &mut say)?;
         match launch.finish(&wanted.plan(way), Decided { key, memo, who: None }) {

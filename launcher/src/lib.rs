@@ -12,6 +12,7 @@ pub mod fuse;
 pub mod host;
 pub mod image;
 pub mod inspect;
+pub mod instance;
 pub mod options;
 pub mod plan;
 pub mod session;

@@ -4,6 +4,7 @@
 
 mod build;
 mod images;
+mod instances;
 mod launch;
 mod progress;
 mod record;
@@ -112,6 +113,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Profile(cli::Profile { command: cli::ProfileCommand::Record(arguments) }) => {
             return record::record(&arguments);
         }
+        Command::Instance(arguments) => return instances::instance(&arguments.command),
         Command::Spec(spec) => launch::specification(&spec),
         Command::Session(session) => launch::sessions(&session.command),
         Command::Build(arguments) => build::build(&arguments).map(|()| Exit::Success),

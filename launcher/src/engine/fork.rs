@@ -9,6 +9,7 @@
 //! The init tells the one that waits what becomes of the program, over a socket, since process 1 cannot be ended by a signal of
 //! its own. When it ends, the kernel ends everything in its namespace.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -45,12 +46,12 @@ pub struct Detached {
     /// Told that the program is about to be executed, and that it could not be: see [`runs`]. Its end is the program's beginning.
     starter: OwnedFd,
     /// Called with the id of the container's process 1, before that goes on.
-    started: Option<Started>,
+    started: Started,
     /// Standard error as it was.
-    own: Option<OwnedFd>,
+    own: OnceCell<OwnedFd>,
 }
 
-type Started = Box<dyn FnOnce(i32) -> io::Result<()>>;
+type Started = Box<dyn Fn(i32) -> io::Result<()>>;
 
 /// Whether what a starter was told means that the program runs.
 #[must_use]
@@ -78,19 +79,18 @@ impl Engine<'_> {
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (ours, theirs) = pair.map_err(|cause| failed(cause.into()))?;
         let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok();
-        let started = self.ground.detached.as_mut().and_then(|detached| detached.started.take());
         let around = Around::look();
         let held = Held::hold().map_err(failed)?;
         let Some(child) = process::go_on_in_two().map_err(failed)? else {
             drop((ours, around));
             let forked = Forked { held, channel: theirs, null };
-            forked.bind_to_parent(started.is_some());
+            forked.bind_to_parent(self.ground.detached.is_some());
             self.forked = Some(forked);
             return Ok(());
         };
         drop(theirs);
-        if let Some(started) = started {
-            if let Err(cause) = started(child) {
+        if let Some(detached) = &self.ground.detached {
+            if let Err(cause) = (detached.started)(child) {
                 signals::send(child, libc::SIGKILL);
                 let _ = signals::end_of(child);
                 let _ = held.release();
@@ -123,7 +123,10 @@ impl Engine<'_> {
 
     fn init(&mut self, signals: SignalFd, program: Option<i32>) -> Result<(), Error> {
         let forked = self.forked.take().ok_or(Error::OutOfOrder("stay as the container's init"))?;
-        self.ground.detached = None;
+        let kept = [forked.channel.as_raw_fd(), signals.as_fd().as_raw_fd()].into_iter();
+        let kept: Vec<i32> = kept.chain(forked.null.iter().map(AsRawFd::as_raw_fd)).collect();
+        // The program's beginning is seen by the end of what it holds besides.
+        descriptors::close_all_but(&kept).map_err(Error::Descriptors)?;
         // Signals of the terminal and to the group are the program's, which is in the group that this process leaves.
         let _ = nix::unistd::setsid();
         let _ = nix::sys::prctl::set_name(NAME);
@@ -136,7 +139,7 @@ impl Engine<'_> {
     /// The last thing before the program is executed.
     pub(super) fn let_go(&mut self) -> Result<(), Error> {
         let failed = |cause: io::Error| Error::Fork { cause };
-        if let Some(detached) = &mut self.ground.detached {
+        if let Some(detached) = &self.ground.detached {
             detached.attach().map_err(failed)?;
         }
         if let Some(forked) = self.forked.take() {
@@ -149,10 +152,10 @@ impl Engine<'_> {
 
     /// The program could not be executed, which the starter has to hear in its own terminal.
     pub(super) fn take_back(&mut self) {
-        if let Some(detached) = &mut self.ground.detached {
+        if let Some(detached) = &self.ground.detached {
             say(&detached.starter, FAILED);
-            if let Some(own) = detached.own.take() {
-                let _ = process::redirect_output(&own, &own);
+            if let Some(own) = detached.own.get() {
+                let _ = process::redirect_output(own, own);
             }
         }
     }
@@ -170,17 +173,17 @@ impl Detached {
         output: OwnedFd,
         errors: OwnedFd,
         starter: OwnedFd,
-        started: impl FnOnce(i32) -> io::Result<()> + 'static,
+        started: impl Fn(i32) -> io::Result<()> + 'static,
     ) -> Self {
-        Self { output, errors, starter, started: Some(Box::new(started)), own: None }
+        Self { output, errors, starter, started: Box::new(started), own: OnceCell::new() }
     }
 
     pub(super) fn descriptors(&self) -> [i32; 3] {
         [&self.output, &self.errors, &self.starter].map(AsRawFd::as_raw_fd)
     }
 
-    fn attach(&mut self) -> io::Result<()> {
-        self.own = Some(rustix::io::fcntl_dupfd_cloexec(io::stderr(), 3)?);
+    fn attach(&self) -> io::Result<()> {
+        let _ = self.own.set(rustix::io::fcntl_dupfd_cloexec(io::stderr(), 3)?);
         say(&self.starter, READY);
         process::redirect_output(&self.output, &self.errors)
     }
@@ -285,6 +288,10 @@ impl Waiter {
     }
 
     fn wait(&mut self, signals: &SignalFd, inside: Option<u64>) -> Change {
+        // It may have ended already, and giving SIGCHLD its disposition back discards one that waits.
+        if let Some(end) = self.look() {
+            return end;
+        }
         loop {
             let mut polled = vec![PollFd::new(signals, PollFlags::IN)];
             polled.extend(self.channel.as_ref().map(|channel| PollFd::new(channel, PollFlags::IN)));

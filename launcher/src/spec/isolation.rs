@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 use super::mounts::Mounts;
 use super::{INIT, MOUNTED_FILE, STAY};
 use crate::host::Host;
-use crate::options::{Options, Verb};
+use crate::options::{Namespaces, Options, Verb};
 
 const HOSTS: &str = "/etc/hosts";
 const HOSTNAME: &str = "/etc/hostname";
@@ -23,7 +23,11 @@ const OWN_ADDRESS: &str = "127.0.1.1";
 
 /// Adds the namespaces to what was composed.
 pub(super) fn apply(spec: &mut Spec, options: &Options) -> Result<(), OciSpecError> {
+    spec.set_hostname(options.hostname.clone());
     let own = options.namespaces;
+    if own == Namespaces::default() {
+        return Ok(());
+    }
     let kinds = [
         (own.pid, LinuxNamespaceType::Pid),
         (own.ipc, LinuxNamespaceType::Ipc),
@@ -37,7 +41,6 @@ pub(super) fn apply(spec: &mut Spec, options: &Options) -> Result<(), OciSpecErr
         }
         linux.set_namespaces(Some(namespaces));
     }
-    spec.set_hostname(options.hostname.clone());
     Ok(())
 }
 

@@ -150,7 +150,7 @@ fn decode(status: i32) -> Option<Change> {
 
 /// Gives every signal back its default disposition.
 pub fn reset() {
-    for signal in 1..libc::SIGRTMAX() {
+    for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: the default disposition runs no code of ours. SIGKILL and SIGSTOP are refused, which is no harm.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
@@ -195,8 +195,9 @@ pub fn end_as(end: Change) -> ! {
 
 /// Stops this process as another one was stopped, until it is told to go on.
 pub fn stop_as(signal: u8) {
-    let_through(signal.into());
+    // Sent while it is held back, it is one with the one that the terminal has sent to this process, too: one stop, not two.
     send(std::process::id().cast_signed(), signal.into());
+    let_through(signal.into());
     hold_back(signal.into());
 }
 
