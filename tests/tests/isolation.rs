@@ -130,6 +130,7 @@ fn userns_each_namespace_is_had_alone_and_together() {
         (&["-p", "-i", "-n", "--uts"], &kinds),
         (&["--containall"], &["ipc", "pid"]),
         (&["--containall", "--no-pid"], &["ipc"]),
+        (&["--compat"], &["ipc", "pid"]),
         (&["--no-session", "--pid", "--net"], &["net", "pid"]),
     ] {
         let seen = bench.prints(options, script);

@@ -10,7 +10,7 @@
 //! its own. When it ends, the kernel ends everything in its namespace.
 
 use std::cell::OnceCell;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
@@ -22,7 +22,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::{Engine, Error};
 use crate::exit::Exit;
-use crate::sys::signals::{self, Change, Held};
+use crate::sys::signals::{self, Change, Held, Sent};
 use crate::sys::{descriptors, privileges, process};
 
 /// What `ps` and `top` show of process 1.
@@ -107,7 +107,15 @@ impl Engine<'_> {
         let signals = signals::descriptor().map_err(failed)?;
         // What has come so far was meant for the program.
         let early: Vec<i32> = std::iter::from_fn(|| signals::next(&signals)).map(|sent| sent.signal).collect();
-        let Some(program) = process::go_on_in_two().map_err(failed)? else { return Ok(()) };
+        let (mut begin, apart) = io::pipe().map_err(failed)?;
+        let Some(program) = process::go_on_in_two().map_err(failed)? else {
+            drop(apart);
+            // The other one has left the group before the program can signal it.
+            return begin.read(&mut [0]).map(drop).map_err(failed);
+        };
+        // Signals of the terminal and to the group are the program's, which is in the group that this process leaves.
+        let _ = nix::unistd::setsid();
+        drop((begin, apart));
         early.into_iter().filter(|signal| *signal != libc::SIGCHLD).for_each(|signal| signals::send(program, signal));
         self.init(signals, Some(program))
     }
@@ -118,6 +126,7 @@ impl Engine<'_> {
         if let Some(detached) = &self.ground.detached {
             say(&detached.starter, READY);
         }
+        let _ = nix::unistd::setsid();
         self.init(signals, None)
     }
 
@@ -127,8 +136,6 @@ impl Engine<'_> {
         let kept: Vec<i32> = kept.chain(forked.null.iter().map(AsRawFd::as_raw_fd)).collect();
         // The program's beginning is seen by the end of what it holds besides.
         descriptors::close_all_but(&kept).map_err(Error::Descriptors)?;
-        // Signals of the terminal and to the group are the program's, which is in the group that this process leaves.
-        let _ = nix::unistd::setsid();
         let _ = nix::sys::prctl::set_name(NAME);
         if let Some(null) = &forked.null {
             let _ = process::redirect_standard(null);
@@ -227,10 +234,10 @@ impl Around {
         Self { terminal, proc }
     }
 
-    fn pid_namespace(&self, pid: i32) -> Option<u64> {
-        let proc = self.proc.as_ref()?;
-        let namespace = openat(proc, format!("{pid}/ns/pid"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        rustix::fs::fstat(&namespace).ok().map(|status| status.st_ino)
+    /// Whose the process is that the host's `/proc` has there.
+    fn owner(&self, path: String) -> Option<u32> {
+        let directory = openat(self.proc.as_ref()?, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        rustix::fs::fstat(&directory).ok().map(|status| status.st_uid)
     }
 }
 
@@ -247,8 +254,6 @@ struct Waiter {
 impl Waiter {
     /// Waits, and ends as the program ends.
     fn stay(mut self, null: Option<OwnedFd>) -> Result<(), Error> {
-        // While it may look at a process that has more rights than it will have itself.
-        let inside = self.around.pid_namespace(self.child);
         let signals = match self.settle(null) {
             Ok(signals) => signals,
             Err(cause) => {
@@ -257,7 +262,7 @@ impl Waiter {
                 return Err(Error::Fork { cause });
             }
         };
-        let end = self.wait(&signals, inside);
+        let end = self.wait(&signals);
         // A shell in the container may have taken the terminal for a group that is gone.
         if let Some((terminal, true)) = &self.around.terminal
             && tcgetpgrp(terminal).is_ok_and(|group| group != getpgrp())
@@ -287,7 +292,7 @@ impl Waiter {
         Ok(signals)
     }
 
-    fn wait(&mut self, signals: &SignalFd, inside: Option<u64>) -> Change {
+    fn wait(&mut self, signals: &SignalFd) -> Change {
         // It may have ended already, and giving SIGCHLD its disposition back discards one that waits.
         if let Some(end) = self.look() {
             return end;
@@ -302,16 +307,19 @@ impl Waiter {
                     if let Some(end) = self.look() {
                         return end;
                     }
-                } else if !sent.by_kernel && !self.is_inside(sent.sender, inside) {
+                } else if !sent.by_kernel && !self.is_inside(sent) {
                     signals::send(self.child, sent.signal);
                 }
             }
         }
     }
 
-    /// Whether a signal's sender is in the container: it meant the whole group, and the program has got it, too.
-    fn is_inside(&self, sender: i32, inside: Option<u64>) -> bool {
-        inside.is_some() && sender != 0 && self.around.pid_namespace(sender) == inside
+    /// Whether a signal's sender is in the container: it meant the whole group, and the program has got it, too. The kernel does not
+    /// translate the sender's number, so it is the container's if that has such a process and the sender has none on the host.
+    fn is_inside(&self, sent: Sent) -> bool {
+        let Sent { sender, user, .. } = sent;
+        let inside = || self.around.owner(format!("{}/root/proc/{sender}", self.child));
+        sender != 0 && self.around.owner(sender.to_string()) != Some(user) && inside() == Some(user)
     }
 
     /// What the init says.

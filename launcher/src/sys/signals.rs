@@ -31,8 +31,10 @@ pub struct Sent {
     pub signal: i32,
     /// By the kernel, for instance on behalf of a terminal, to the whole process group.
     pub by_kernel: bool,
-    /// By which process; 0 when that is in no namespace that this one sees.
+    /// By which process, by the number that it has in its own namespace; 0 when this process cannot see it.
     pub sender: i32,
+    /// Whose that process is.
+    pub user: u32,
 }
 
 /// What a process did with signals before all were held back.
@@ -82,6 +84,7 @@ pub fn next(signals: &SignalFd) -> Option<Sent> {
         signal: info.ssi_signo.cast_signed(),
         by_kernel: info.ssi_code == libc::SI_KERNEL,
         sender: info.ssi_pid.cast_signed(),
+        user: info.ssi_uid,
     })
 }
 
