@@ -13,6 +13,7 @@ pub mod accepted;
 pub mod completions;
 mod config;
 mod flags;
+mod instance;
 pub mod parse;
 pub mod quick;
 pub mod registry;
@@ -21,6 +22,7 @@ pub mod units;
 
 pub use config::{Config, ConfigCommand};
 pub use flags::Flags;
+pub use instance::{InInstance, Instance, InstanceCommand, List, Logs, Restart, Start, Stop};
 pub use store::{Build, Conversion, Format, Images, Prune, Pull, PullArguments, Remove, Showing};
 
 /// The forms of a source, as help shows them.
@@ -100,6 +102,8 @@ pub enum Command {
     Session(Session),
     /// Show the configuration in force, and check it
     Config(Config),
+    /// Run containers in the background under names
+    Instance(Instance),
     /// Find out what a program reads of an image, for an image that is laid out for it
     Profile(Profile),
     /// Print what makes a shell complete coracle's verbs, options and images
@@ -181,8 +185,8 @@ pub struct Launch {
     /// How to run it.
     #[command(flatten)]
     pub flags: Flags,
-    /// A squashfs or SIF file, a stored image's name, a source as for pull, or an environment definition file (FILE.toml or
-    /// edf://NAME); and what follows it, which is never taken for options of coracle
+    /// A squashfs or SIF file, a stored image's name, a source as for pull, instance://NAME, or an environment definition file
+    /// (FILE.toml or edf://NAME); and what follows it, which is never taken for options of coracle
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<OsString>,
 }

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -27,14 +28,17 @@ use crate::trace;
 pub(crate) mod confine;
 mod error;
 mod execute;
+mod fork;
 mod identity;
 mod images;
+mod isolate;
 mod layers;
 mod make;
 pub(crate) mod namespace;
 mod server;
 
 pub use error::{Error, Reason};
+pub use fork::{Detached, runs};
 pub use layers::Error as LayersError;
 pub use server::{Touches, touches};
 
@@ -51,6 +55,10 @@ pub struct Ground {
     pub program: Option<Guess>,
     /// Where the server writes, when it ends, what was read: see [`Touches`].
     pub record: Option<OwnedFd>,
+    /// What a launch in the background needs.
+    pub detached: Option<Rc<Detached>>,
+    /// The directory in `/proc` of the process 1 of the instance that is joined.
+    pub instance: Option<OwnedFd>,
 }
 
 /// Says which program of an image a launch will start, if that is in the image. The server asks, in its own process.
@@ -113,6 +121,7 @@ impl<'a> Launch<'a> {
             images: HashMap::new(),
             below: None,
             joined_user: false,
+            forked: None,
             warn,
         };
         let mut launch = Self { engine, taken: steps.to_vec() };
@@ -174,6 +183,8 @@ struct Engine<'a> {
     below: Option<OwnedFd>,
     /// The session's user namespace has been entered.
     joined_user: bool,
+    /// In a process that another one waits for.
+    forked: Option<fork::Forked>,
     warn: &'a mut dyn FnMut(String),
 }
 
@@ -238,6 +249,7 @@ impl Engine<'_> {
                 self.perhaps(*optional, bound)
             }
             Step::Mount { kind, destination, flags, data } => self.mount(kind, destination, *flags, data),
+            Step::Isolate(step) => self.isolate(step),
             // With everything in place, and before the program can act, the host's tree goes out of reach.
             Step::DetachHost => self.detach_host(),
             // Nothing is missing in it, and nothing in it leads to the host's tree.
@@ -261,7 +273,12 @@ impl Engine<'_> {
             // Nothing but execve(2) is left to do, which a filter has to allow. No privilege is needed after no_new_privs.
             Step::Filter(filter) => filter::install(&filter.instructions, filter.flags)
                 .map_err(|cause| Error::Privileges { what: "the filter of system calls", cause }),
-            Step::Execute { args, env } => Err(execute::become_program(args, env)),
+            Step::Execute { args, env } => {
+                self.let_go()?;
+                let error = execute::become_program(args, env);
+                self.take_back();
+                Err(error)
+            }
         }
     }
 
@@ -487,9 +504,14 @@ impl Engine<'_> {
         self.images.clear();
         (self.root, self.proc, self.host) = (None, None, None);
         (self.server, self.fuse, self.channel) = (None, None, None);
-        (self.ground.image, self.ground.session) = (None, Session::Without);
+        (self.ground.image, self.ground.session, self.ground.instance) = (None, Session::Without, None);
         process::default_sigpipe().map_err(Error::Descriptors)?;
-        descriptors::close_all_but(&[]).map_err(Error::Descriptors)
+        // What it works with is closed below its owner, which therefore must never be dropped.
+        std::mem::forget(self.ground.detached.clone());
+        let kept = self.forked.iter().flat_map(fork::Forked::descriptors);
+        let kept: Vec<i32> =
+            kept.chain(self.ground.detached.iter().flat_map(|detached| detached.descriptors())).collect();
+        descriptors::close_all_but(&kept).map_err(Error::Descriptors)
     }
 }
 

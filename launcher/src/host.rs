@@ -122,6 +122,8 @@ pub struct Host {
     pub seccomp: Option<SeccompFile>,
     /// Over which the image can be mounted.
     pub mount_point: PathBuf,
+    /// The content of `/etc/hosts`, when the container's own has to have another name in it.
+    pub hosts: Option<Vec<u8>>,
 }
 
 /// A seccomp profile, not yet understood.
@@ -144,6 +146,7 @@ pub struct Surroundings {
     file_settings: Vec<EnvSetting>,
     seccomp: Option<SeccompFile>,
     mount_point: PathBuf,
+    hosts: Option<Vec<u8>>,
 }
 
 impl Surroundings {
@@ -169,7 +172,22 @@ impl Surroundings {
         let home = value(&env, "HOME").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
         let (cwd, mount_point) = (cwd(value(&env, "PWD")), mount_point().ok_or(Error::NoMountPoint)?);
         let seccomp = options.seccomp.as_deref().map(seccomp_file).transpose()?;
-        Ok(Self { env, cwd, home, file_settings, seccomp, mount_point })
+        let hosts = options.hostname.as_ref().and_then(|_| fs::read("/etc/hosts").ok());
+        Ok(Self { env, cwd, home, file_settings, seccomp, mount_point, hosts })
+    }
+}
+
+impl Surroundings {
+    /// The working directory, unless it is gone.
+    #[must_use]
+    pub fn cwd(&self) -> Option<PathBuf> {
+        self.cwd.clone()
+    }
+
+    /// The same, seen from another working directory.
+    #[must_use]
+    pub fn at(self, cwd: PathBuf) -> Self {
+        Self { cwd: Some(cwd), ..self }
     }
 }
 
@@ -188,10 +206,10 @@ impl Host {
     #[must_use]
     pub fn new(surroundings: Surroundings, ids: Ids, known: Option<Identification>) -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let Surroundings { env, cwd, home, file_settings, seccomp, mount_point } = surroundings;
+        let Surroundings { env, cwd, home, file_settings, seccomp, mount_point, hosts } = surroundings;
         let who = known.unwrap_or_else(|| identify(uid, gid, value(&env, "USER"), value(&env, "HOME")));
         let home = home.or_else(|| Some(who.account.home.clone()).filter(|path| path.is_absolute() && path.is_dir()));
-        Self { uid, gid, ids, who, cwd, home, env, file_settings, seccomp, mount_point }
+        Self { uid, gid, ids, who, cwd, home, env, file_settings, seccomp, mount_point, hosts }
     }
 
     /// A variable of the environment.

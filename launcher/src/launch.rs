@@ -7,24 +7,28 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
 use coracle::cli::{self, Flags, Pull};
 use coracle::config::{self, Asked, Config, Images, Settled};
-use coracle::engine::{self, Decided, Ground, Guess, Session};
+use coracle::engine::{self, Decided, Detached, Ground, Guess, Session};
 use coracle::exit::Exit;
 use coracle::host::subordinate::Caller;
 use coracle::host::{Disk, Foreseen, Host, Identification, Surroundings};
 use coracle::ids::Ids;
 use coracle::image::{self, Directory, ImageFile};
+use coracle::instance;
 use coracle::options::{Options, Verb};
-use coracle::plan::{self, Step, Wanted, Way};
+use coracle::plan::{self, Plan, Step, Wanted, Way};
 use coracle::session::{self, ContainerKey, Fingerprint, Identity, Joined, Meeting, Place, Remembered};
 use coracle::spec::{self, Composed, ImageFacts};
 use coracle::trace;
 
-use super::{images, print, settings, warn};
+use oci_spec::runtime::{Mount, Spec};
+
+use super::{images, instances, print, settings, warn};
 
 /// Switches sessions off (`off`) or on.
 const SESSION: &str = "CORACLE_SESSION";
@@ -39,11 +43,25 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let (image, rest) = cli::image_and_rest(words).context("no image given")?;
     let verb = verb(rest)?;
+    if let Some(name) = instance::named(&image) {
+        return instances::join(flags, name, verb);
+    }
     if flags.dry_run {
         return show(flags, &image, verb, true);
     }
     let config = settings()?;
-    let Ready { image, path, verb, options, env, .. } = ready(flags, image, verb, &config)?;
+    let ready = ready(flags, image, verb, &config)?;
+    match start(flags, ready, &config, None)? {}
+}
+
+/// Becomes the program, or for one in the background the process that waits for it.
+pub(super) fn start(
+    flags: &Flags,
+    ready: Ready,
+    config: &Config,
+    detached: Option<Rc<Detached>>,
+) -> anyhow::Result<Infallible> {
+    let Ready { image, path, verb, options, env, .. } = ready;
     let caller = Caller::new(&options);
     caller.warnings.iter().for_each(|warning| warn(warning));
     let ids = caller.ids.clone();
@@ -56,31 +74,90 @@ pub(super) fn run(
         caller,
         allowed: config.images.clone(),
         around,
+        detached,
     };
-    let Some(sessions) = Sessions::read(flags, &config)? else {
-        let never = launch(collect()?).first(Way::Alone, None, Session::Without)?;
-        match never {}
+    let Some(sessions) = Sessions::read(flags, config)? else {
+        return launch(collect()?).first(Way::Alone, None, Session::Without);
     };
     trace::mark("look for the image's session");
     let (mut around, mut collect) = (None, Some(collect));
     let meeting = sessions.meet(&path, &ids, options.fakeroot, || around = collect.take().map(|collect| collect()));
     let around = around.or_else(|| collect.take().map(|collect| collect()));
     let launch = launch(around.context("cannot look around twice")??);
-    let never = match meeting {
-        Ok(Some(Meeting::Joined(joined))) => launch.join(joined)?,
+    match meeting {
+        Ok(Some(Meeting::Joined(joined))) => launch.join(joined),
         Ok(Some(Meeting::Founding(founding))) => {
-            launch.first(Way::Found, None, Session::Found { founding, idle: sessions.idle })?
+            launch.first(Way::Found, None, Session::Found { founding, idle: sessions.idle })
         }
-        Ok(None) => launch.first(Way::Alone, None, Session::Without)?,
+        Ok(None) => launch.first(Way::Alone, None, Session::Without),
         Err(error) => {
             warn(&format!(
                 "cannot use a session for the image: {error}: going on without; CORACLE_SESSION_DIR=DIR names another place \
                  for its socket, --no-session wants none"
             ));
-            launch.first(Way::Alone, None, Session::Without)?
+            launch.first(Way::Alone, None, Session::Without)
         }
-    };
-    match never {}
+    }
+}
+
+/// A program in the container of a running instance.
+pub(super) struct InInstance {
+    /// The image that the instance was made of.
+    pub(super) image: PathBuf,
+    pub(super) verb: Verb,
+    /// The instance's, and this program's own.
+    pub(super) options: Options,
+    /// Which images the site lets run.
+    pub(super) allowed: Images,
+    pub(super) around: Surroundings,
+    /// Where to start, if the container shows what the host has there.
+    pub(super) wish: Option<PathBuf>,
+    /// Process 1, and its directory in `/proc`.
+    pub(super) pid: i32,
+    pub(super) process: OwnedFd,
+}
+
+impl InInstance {
+    /// Runs it, or prints what would be done.
+    pub(super) fn run(self, dry: bool) -> anyhow::Result<Exit> {
+        let Self { image, verb, options, allowed, around, wish, pid, process } = self;
+        let caller = Caller::new(&options);
+        let ids = caller.ids.clone();
+        let launch = Launch { path: image.clone(), image, verb, options, caller, allowed, around, detached: None };
+        // Nothing may be open any more when descriptors are closed.
+        let plan = match ImageFile::open(&launch.image) {
+            Err(image::Error::Directory { .. }) => {
+                let tree = Directory::open_root(&launch.path)?;
+                launch.in_instance(wish, pid, |launch, who| launch.decide(&launch.directory(&tree), &ids, who))?
+            }
+            file => {
+                let tree = Remembered::open(file?);
+                launch.in_instance(wish, pid, |launch, who| launch.decide(&launch.file(&tree), &ids, who))?
+            }
+        };
+        if dry {
+            print(|out| Ok(write!(out, "{plan}")?))?;
+            return Ok(Exit::Success);
+        }
+        let ground = Ground {
+            image: None,
+            session: Session::Without,
+            program: None,
+            record: None,
+            detached: None,
+            instance: Some(process),
+        };
+        let mut say = |warning: String| warn(&warning);
+        match engine::Launch::begin(&[], ground, &mut say)?.finish(&plan, Decided::default())? {}
+    }
+}
+
+/// Whether the container has at `path` what the host has there.
+fn shows(spec: &Spec, path: &Path) -> bool {
+    let above = spec.mounts().iter().flatten().filter(|mount| path.starts_with(mount.destination()));
+    let nearest = above.max_by_key(|mount| mount.destination().components().count());
+    let same = |mount: &Mount| mount.source().as_ref() == Some(mount.destination());
+    nearest.is_some_and(|mount| mount.typ().as_deref() == Some("bind") && same(mount))
 }
 
 /// A launch of which all is known that does not take a look at the image.
@@ -92,7 +169,7 @@ pub(super) struct Ready {
     /// What it is called in the store, when it is there.
     pub(super) name: Option<String>,
     verb: Verb,
-    options: Options,
+    pub(super) options: Options,
     env: Vec<(OsString, OsString)>,
 }
 
@@ -112,7 +189,7 @@ pub(super) fn recorded(ready: Ready, config: &Config, record: OwnedFd) -> anyhow
     let Ready { image, path, verb, options, env, .. } = ready;
     let around = Surroundings::of(env, &options)?;
     let caller = Caller::new(&options);
-    let launch = Launch { image, path, verb, options, caller, allowed: config.images.clone(), around };
+    let launch = Launch { image, path, verb, options, caller, allowed: config.images.clone(), around, detached: None };
     launch.first(Way::Alone, Some(record), Session::Without)
 }
 
@@ -132,7 +209,7 @@ fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<
     let caller = Caller::new(&options);
     caller.warnings.iter().for_each(|warning| warn(warning));
     let ids = caller.ids.clone();
-    let launch = Launch { image, path, verb, options, caller, allowed: config.images.clone(), around };
+    let launch = Launch { image, path, verb, options, caller, allowed: config.images.clone(), around, detached: None };
     let Prepared { composed, wanted, .. } = match file {
         Err(image::Error::Directory { .. }) => {
             let directory = Directory::open_root(&launch.path)?;
@@ -221,6 +298,8 @@ struct Launch {
     /// Which images the site lets run.
     allowed: Images,
     around: Surroundings,
+    /// What a program in the background needs.
+    detached: Option<Rc<Detached>>,
 }
 
 impl Launch {
@@ -232,13 +311,33 @@ impl Launch {
         ImageFacts { path: &self.path, offset: 0, directory: true, tree }
     }
 
-    /// Decides for a container that knows these ids.
+    /// The steps in an instance. What is to be said of its mounts was said when it was started.
+    fn in_instance(
+        mut self,
+        wish: Option<PathBuf>,
+        pid: i32,
+        decide: impl Fn(&Self, Option<Identification>) -> anyhow::Result<Prepared>,
+    ) -> anyhow::Result<Plan> {
+        let mut prepared = decide(&self, None)?;
+        if let Some(wish) = wish.filter(|wish| shows(&prepared.composed.spec, wish)) {
+            self.options.working_dir = Some(wish);
+            prepared = decide(&self, Some(prepared.host.who))?;
+        }
+        Ok(prepared.wanted.plan_in_instance(pid))
+    }
+
     fn prepare(&self, facts: &ImageFacts<'_>, ids: &Ids, who: Option<Identification>) -> anyhow::Result<Prepared> {
+        let prepared = self.decide(facts, ids, who)?;
+        prepared.composed.warnings.iter().for_each(|warning| warn(warning));
+        Ok(prepared)
+    }
+
+    /// Decides for a container that knows these ids.
+    fn decide(&self, facts: &ImageFacts<'_>, ids: &Ids, who: Option<Identification>) -> anyhow::Result<Prepared> {
         trace::mark("compose the specification");
         let host = Host::new(self.around.clone(), ids.clone(), who);
         let disk = Disk::default();
         let composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
-        composed.warnings.iter().for_each(|warning| warn(warning));
         trace::mark("plan");
         let to_make = self.work_directories(&composed);
         let wanted = if to_make.is_empty() {
@@ -283,7 +382,14 @@ impl Launch {
         let (verb, shell) = (self.verb.clone(), self.options.shell.clone());
         let program: Guess = Box::new(move |image| spec::first_program(image, &verb, shell.as_deref()));
         let handle = image.handle().with_context(|| format!("cannot open image {}", self.image.display()))?;
-        let ground = Ground { image: Some(handle), session, program: Some(program), record };
+        let ground = Ground {
+            image: Some(handle),
+            session,
+            program: Some(program),
+            record,
+            detached: self.detached.clone(),
+            instance: None,
+        };
         let mut say = |warning: String| warn(&warning);
         let opening = plan::opening(self.caller.ids.clone());
         let launch = engine::Launch::begin(&opening, ground, &mut say)?;
@@ -302,7 +408,14 @@ impl Launch {
     fn in_directory(&self) -> anyhow::Result<Infallible> {
         let tree = Directory::open_root(&self.path)?;
         self.allowed.check(&tree, &self.image)?;
-        let ground = Ground { image: None, session: Session::Without, program: None, record: None };
+        let ground = Ground {
+            image: None,
+            session: Session::Without,
+            program: None,
+            record: None,
+            detached: self.detached.clone(),
+            instance: None,
+        };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[Step::UnshareUser(self.caller.ids.clone())], ground, &mut say)?;
         let ids = launch.ids().clone();
@@ -330,7 +443,14 @@ impl Launch {
             Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
             None => (Way::Join, Session::Join(joined)),
         };
-        let ground = Ground { image: None, session, program: None, record: None };
+        let ground = Ground {
+            image: None,
+            session,
+            program: None,
+            record: None,
+            detached: self.detached.clone(),
+            instance: None,
+        };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[], ground, &mut say)?;
         match launch.finish(&wanted.plan(way), Decided { key, memo, who: None }) {

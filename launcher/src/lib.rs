@@ -15,6 +15,7 @@ pub mod host;
 pub mod ids;
 pub mod image;
 pub mod inspect;
+pub mod instance;
 pub mod options;
 pub mod plan;
 pub mod seccomp;

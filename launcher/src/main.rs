@@ -5,6 +5,7 @@
 mod build;
 mod configuration;
 mod images;
+mod instances;
 mod launch;
 mod progress;
 mod record;
@@ -113,6 +114,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Profile(cli::Profile { command: cli::ProfileCommand::Record(arguments) }) => {
             return record::record(&arguments);
         }
+        Command::Instance(arguments) => return instances::instance(&arguments.command),
         Command::Spec(spec) => launch::specification(&spec),
         Command::Config(arguments) => configuration::configuration(&arguments.command),
         Command::Session(session) => launch::sessions(&session.command),

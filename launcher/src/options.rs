@@ -14,6 +14,8 @@ pub enum Verb {
     Exec(Vec<OsString>),
     /// An interactive shell, with these arguments.
     Shell(Vec<OsString>),
+    /// Nothing: the container's init stays until it is told to end.
+    Stay,
 }
 
 /// Something to show in the container besides the image.
@@ -192,6 +194,8 @@ pub struct Options {
     pub writable: bool,
     /// Namespaces of its own.
     pub namespaces: Namespaces,
+    /// The program itself is process 1 of its namespace.
+    pub no_init: bool,
     /// The container's host name, which takes a UTS namespace.
     pub hostname: Option<String>,
     /// Name servers, instead of the host's.
@@ -208,13 +212,4 @@ pub struct Options {
     pub shell: Option<PathBuf>,
     /// Of the caller's, for the runtime specification.
     pub annotations: BTreeMap<String, String>,
-}
-
-impl Options {
-    /// The first thing asked for that a launch does not do.
-    pub(crate) fn not_done(&self) -> Option<&'static str> {
-        let Namespaces { pid, ipc, uts, net } = self.namespaces;
-        let asked = [(pid || ipc || uts || net, "a namespace of its own"), (!self.dns.is_empty(), "--dns")];
-        asked.into_iter().find_map(|(asked, what)| asked.then_some(what))
-    }
 }

@@ -3,7 +3,7 @@
 //! Pure, so that the order and the content of security steps are tested without privileges, and can be printed before
 //! anything happens. [`crate::engine`] executes the list and decides nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -20,11 +20,13 @@ use crate::seccomp::{self, Filter};
 use crate::spec::{self, is_below};
 
 mod identity;
+mod isolation;
 mod layers;
 mod options;
 #[cfg(test)]
 mod tests;
 
+pub use isolation::Isolation;
 pub use layers::{Layers, Upper};
 
 /// Permission bits of generated files.
@@ -39,6 +41,9 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/ptmx", "pts/ptmx"),
 ];
+
+/// Where the host has what the kernel says about devices.
+pub(crate) const SYSFS: &str = "/sys";
 
 /// Why a specification cannot be carried out.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -198,6 +203,8 @@ pub enum Step {
         /// What the file system itself understands.
         data: String,
     },
+    /// Set the container further apart from the host.
+    Isolate(Isolation),
     /// Let go of the host's root.
     DetachHost,
     /// Leave the mounts as they are now to the server, for launches that want the same.
@@ -259,6 +266,8 @@ pub struct Wanted {
     pub sources: Vec<PathBuf>,
     /// What the root is made of, and image files besides the image's own.
     root: layers::Root,
+    /// The steps that come before all mounts but the image's.
+    isolation: Vec<Step>,
     /// The steps that make the mounts, once the image is the root.
     mounts: Vec<Step>,
     /// What follows.
@@ -285,6 +294,7 @@ impl Wanted {
                 mounts.files.push((PathBuf::from(path), content));
             }
         }
+        mounts.add_files(annotations);
         mounts.files.sort_by(|one, other| one.0.cmp(&other.0));
         let args = process.args().as_deref().unwrap_or_default();
         if args.is_empty() {
@@ -293,18 +303,18 @@ impl Wanted {
         let env = process.env().as_deref().unwrap_or_default();
         let fallback = annotations.and_then(|all| all.get(spec::CWD_FALLBACK)).map(PathBuf::from);
         let capabilities = identity::capabilities(spec);
-        let filters = identity::filters(spec)?.into_iter().map(Step::Filter);
+        let mut program: Vec<Step> = identity::filters(spec)?.into_iter().map(Step::Filter).collect();
+        program.push(Step::Execute {
+            args: spec::words(args, spec::RAW_ARGUMENT, annotations),
+            env: spec::words(env, spec::RAW_ENV, annotations),
+        });
         let mut last = vec![
             Step::ChangeDirectory { path: process.cwd().clone(), fallback },
             Step::NoNewPrivileges,
             Step::Capabilities(capabilities),
             Step::CloseDescriptors,
         ];
-        last.extend(filters);
-        last.push(Step::Execute {
-            args: spec::words(args, spec::RAW_ARGUMENT, annotations),
-            env: spec::words(env, spec::RAW_ENV, annotations),
-        });
+        last.extend(isolation::last(spec, program));
         let mut synthetic = Synthetic { directories: mounts.directories, files: mounts.files };
         let mut steps = root.settle(&mut synthetic);
         steps.append(&mut mounts.steps);
@@ -318,6 +328,7 @@ impl Wanted {
             synthetic,
             sources: mounts.sources,
             root,
+            isolation: isolation::first(spec),
             mounts: steps,
             last,
         })
@@ -327,7 +338,9 @@ impl Wanted {
     /// program cannot change them.
     #[must_use]
     pub fn is_common(&self) -> bool {
-        let shared = |step: &Step| matches!(step, Step::Bind { .. } | Step::BindImage { .. });
+        let shared = |step: &Step| {
+            matches!(step, Step::Bind { .. } | Step::BindImage { .. } | Step::Isolate(Isolation::File { .. }))
+        };
         !self.powerful && !self.root.is_own() && self.mounts.iter().all(shared)
     }
 
@@ -357,6 +370,14 @@ impl Wanted {
         }
     }
 
+    /// The steps for a program that runs in an instance, whose process 1 is `pid`: what that has mounted is there.
+    #[must_use]
+    pub fn plan_in_instance(&self, pid: i32) -> Plan {
+        let enter = [Isolation::Join { pid }, Isolation::Fork { new: false }].map(Step::Isolate);
+        let last = self.last.iter().filter(|step| !matches!(step, Step::Isolate(_))).cloned();
+        Plan { steps: enter.into_iter().chain(last).collect() }
+    }
+
     /// The steps for a launch that comes by the image's mount in this way. For a directory there is one way.
     #[must_use]
     pub fn plan(&self, way: Way) -> Plan {
@@ -369,6 +390,7 @@ impl Wanted {
         if matches!(way, Way::Found | Way::Join) {
             steps.push(Step::CopyMount);
         }
+        steps.extend(self.isolation.iter().cloned());
         if way != Way::JoinContainer {
             let sources = self.sources.iter().chain(&self.root.sources).cloned().collect();
             steps.extend([Step::PivotRoot { from: at.clone() }, Step::OpenSources(sources)]);
@@ -420,7 +442,8 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
     let unsupported = |what: &str| Err(Error::Unsupported(what.to_owned()));
     if let Some(linux) = spec.linux() {
         for namespace in linux.namespaces().iter().flatten() {
-            let known = matches!(namespace.typ(), LinuxNamespaceType::User | LinuxNamespaceType::Mount);
+            use LinuxNamespaceType::{Ipc, Mount, Network, Pid, User, Uts};
+            let known = matches!(namespace.typ(), User | Mount | Pid | Ipc | Uts | Network);
             if !known || namespace.path().is_some() {
                 return unsupported(&format!("the {} namespace", namespace.typ()));
             }
@@ -447,10 +470,7 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
     if spec.hooks().is_some() {
         return unsupported("a hook");
     }
-    if spec.hostname().is_some() {
-        return unsupported("a host name");
-    }
-    Ok(())
+    isolation::check(spec)
 }
 
 fn optional(spec: &Spec) -> HashSet<PathBuf> {
@@ -494,6 +514,10 @@ impl Mounts {
         } else {
             let kind = mount.typ().clone().ok_or(Error::Missing("type of a mount"))?;
             self.target(&destination, Kind::Directory);
+            if kind == "sysfs" {
+                self.sysfs(destination, parsed.flags);
+                return Ok(());
+            }
             let writable = kind == "tmpfs" && !parsed.flags.contains(MsFlags::MS_RDONLY);
             self.covered.push((destination.clone(), writable));
             let step = Step::Mount {
@@ -530,6 +554,29 @@ impl Mounts {
             self.steps.push(step);
         }
         Ok(())
+    }
+
+    /// The host's is what there is where the kernel lets no new one be mounted.
+    fn sysfs(&mut self, destination: PathBuf, flags: MsFlags) {
+        self.sources.push(SYSFS.into());
+        self.covered.push((destination.clone(), false));
+        self.steps.push(Step::Isolate(Isolation::Sysfs { destination, flags }));
+    }
+
+    /// Files that this launch alone sees, on top of all that is mounted.
+    fn add_files(&mut self, annotations: Option<&HashMap<String, String>>) {
+        let path = |name: &str| name.strip_prefix(spec::MOUNTED_FILE).map(PathBuf::from);
+        let mut files: Vec<(PathBuf, Vec<u8>)> = annotations
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, content)| Some((path(name)?, content.clone().into_bytes())))
+            .collect();
+        files.sort();
+        for (destination, content) in files {
+            self.target(&destination, Kind::File);
+            self.covered.push((destination.clone(), false));
+            self.steps.push(Step::Isolate(Isolation::File { destination, content }));
+        }
     }
 
     /// Sees to it that something is there to mount on: in the image by the server, on a new file system by a step. In
@@ -620,6 +667,7 @@ impl fmt::Display for Step {
             Self::PivotRoot { from } => {
                 write!(f, "make the image at {} the root, with the host's root stacked on it", from.display())
             }
+            Self::Isolate(step) => step.fmt(f),
             Self::DetachHost => f.write_str("detach the host's root"),
             Self::KeepContainer => f.write_str("leave these mounts to the server, for launches that want the same"),
             Self::ChangeDirectory { path, fallback } => {

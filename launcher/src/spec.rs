@@ -24,6 +24,7 @@ use crate::seccomp;
 
 mod env;
 mod identity;
+mod isolation;
 mod layers;
 mod mounts;
 #[cfg(test)]
@@ -43,6 +44,13 @@ pub const FILE: &str = "org.coracle.file.";
 pub const OPTIONAL: &str = "org.coracle.optional";
 /// Layers over the image from the bottom up, one a line: `memory`, `memory BYTES`, `rw PATH`, `ro PATH`.
 pub const LAYERS: &str = "org.coracle.layers";
+/// Followed by a path: the content of a file that this launch alone sees there. The server knows nothing of it, so that launches
+/// that differ in it share the image's mount all the same.
+pub const MOUNTED_FILE: &str = "org.coracle.mounted-file.";
+/// `true` when process 1 of the PID namespace is Coracle's init, and the program its child.
+pub const INIT: &str = "org.coracle.init";
+/// `true` when there is no program: the init stays until it is told to end.
+pub const STAY: &str = "org.coracle.stay";
 /// Where to start when the working directory cannot be entered.
 pub const CWD_FALLBACK: &str = "org.coracle.cwd.fallback";
 /// A filter of system calls besides the specification's, in the same form, which lets programs believe that they are root.
@@ -117,9 +125,6 @@ pub enum Error {
         /// The image file.
         image: PathBuf,
     },
-    /// Something that is understood and not done.
-    #[error("cannot do what was asked for: {0} is not supported yet")]
-    NotDone(&'static str),
     /// A seccomp profile.
     #[error(transparent)]
     Seccomp(#[from] seccomp::Error),
@@ -177,9 +182,6 @@ pub fn compose(
     host: &Host,
     probe: &dyn Probe,
 ) -> Result<Composed, Error> {
-    if let Some(what) = options.not_done() {
-        return Err(Error::NotDone(what));
-    }
     let config = configuration(image.tree)?;
     let over = layers::decide(image, options, host, probe)?;
     let mut warnings = Vec::new();
@@ -222,6 +224,8 @@ pub fn compose(
     if !over.lines.is_empty() {
         annotations.insert(LAYERS.to_owned(), over.lines.join("\n"));
     }
+    isolation::annotate(verb, options, host, &mounts, &mut annotations);
+    warnings.extend(isolation::warning(options));
     let (args, raw_args) = texts(program);
     let (env, raw_env) = texts(variables.into_iter().map(joined));
     annotations.extend(raw_args.into_iter().map(|(index, hex)| (format!("{RAW_ARGUMENT}{index}"), hex)));
@@ -246,8 +250,8 @@ pub fn compose(
         .annotations(annotations)
         .build()?;
     let mut spec = spec;
-    // The builder fills in a default host name, but the host's own is kept.
-    spec.set_hostname(None);
+    // Sets the host name, too, which the builder has filled in.
+    isolation::apply(&mut spec, options)?;
     Ok(Composed { spec, warnings })
 }
 
@@ -321,6 +325,8 @@ fn program(
 ) -> Result<(Vec<OsString>, Option<env::Prompt>), Error> {
     match verb {
         Verb::Exec(command) => Ok((command.clone(), None)),
+        // What process 1 is called in the container; nothing is executed.
+        Verb::Stay => Ok((vec!["coracle-init".into()], None)),
         Verb::Shell(arguments) => {
             if let Some(shell) = shell {
                 return Ok(chosen_shell(shell, arguments));

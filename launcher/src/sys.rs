@@ -6,8 +6,10 @@
 pub mod attributes;
 pub mod descriptors;
 pub mod filter;
+pub mod network;
 pub mod privileges;
 pub mod process;
 pub mod refusal;
 pub mod resolve;
+pub mod signals;
 pub mod start;

@@ -15,4 +15,5 @@ pub mod needs;
 pub mod process;
 pub mod registry;
 pub mod site;
+pub mod terminal;
 pub mod tree;

@@ -98,6 +98,9 @@ pub struct Flags {
     /// Share the host's processes, as is the default, in spite of --containall, --compat or the site
     #[arg(long, help_heading = "Namespaces", conflicts_with = "pid")]
     pub no_pid: bool,
+    /// With processes of its own: have the program be process 1 itself, which must then reap what others leave behind
+    #[arg(long, help_heading = "Namespaces")]
+    pub no_init: bool,
     /// System V IPC and message queues of its own
     #[arg(short, long, help_heading = "Namespaces")]
     pub ipc: bool,
@@ -179,6 +182,7 @@ impl Flags {
                 uts: self.uts || self.hostname.is_some(),
                 net: self.net,
             },
+            no_init: self.no_init,
             hostname: self.hostname.as_deref().map(parse::hostname).transpose()?,
             fakeroot: self.fakeroot,
             map_groups: self.userns,

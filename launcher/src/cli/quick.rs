@@ -54,6 +54,7 @@ const TABLE: &[Row] = &[
     (&["security"], None, Action::Values(|flags, value| flags.security.push(value))),
     (&["pid"], Some('p'), Action::Other),
     (&["no-pid"], None, Action::Other),
+    (&["no-init"], None, Action::Switch(|flags| &mut flags.no_init)),
     (&["ipc"], Some('i'), Action::Switch(|flags| &mut flags.ipc)),
     (&["uts"], None, Action::Switch(|flags| &mut flags.uts)),
     (&["hostname"], None, Action::Other),

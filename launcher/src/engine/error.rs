@@ -90,6 +90,56 @@ pub enum Error {
         /// The kernel's reason.
         cause: io::Error,
     },
+    /// `unshare(2)` of any other namespace.
+    #[error("cannot create a {kind} namespace: {cause}{}", namespace(kind, cause))]
+    Namespace {
+        /// As `/proc` calls it.
+        kind: &'static str,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// `sethostname(2)`
+    #[error("cannot set the container's host name: {cause}")]
+    Hostname {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// The loopback device.
+    #[error("cannot bring up the container's loopback device: {cause}")]
+    Loopback {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// A generated file.
+    #[error("cannot show a generated {} in the container: {cause}", path.display())]
+    File {
+        /// In the container.
+        path: PathBuf,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// The process that becomes the program, and the one that waits for it.
+    #[error(
+        "cannot start the container's first process: {cause}; the limits on processes (ulimit -u, pids.max of the job) may be reached"
+    )]
+    Fork {
+        /// The kernel's reason.
+        cause: io::Error,
+    },
+    /// What a start in the background has to note.
+    #[error("cannot note that the instance runs: {cause}")]
+    Started {
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// The namespaces of an instance.
+    #[error("cannot join the instance of process {pid}: {cause}{}", instance(cause))]
+    Instance {
+        /// Its process 1.
+        pid: i32,
+        /// The kernel's reason.
+        cause: io::Error,
+    },
     /// Leaving the namespaces to the server.
     #[error("cannot leave the image's mount to its session: {0}; --no-session does without")]
     Keep(#[source] io::Error),
@@ -150,7 +200,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// A new file system.
-    #[error("cannot mount {kind} on {}: {cause}", destination.display())]
+    #[error("cannot mount {kind} on {}: {cause}{}", destination.display(), mount(kind, cause))]
     Mount {
         /// Its type.
         kind: String,
@@ -323,6 +373,40 @@ fn mount_namespace(cause: &io::Error) -> &'static str {
         Some(libc::ENOSPC) => "; their number is limited: raise user.max_mnt_namespaces (sysctl)",
         Some(libc::EPERM | libc::EACCES) => {
             "; a security module takes the rights away that a user namespace gives (AppArmor since Ubuntu 23.10): see coracle doctor"
+        }
+        _ => "",
+    }
+}
+
+fn namespace(kind: &str, cause: &io::Error) -> String {
+    match cause.raw_os_error() {
+        Some(libc::ENOSPC) => format!(
+            "; their number is limited: raise user.max_{kind}_namespaces (sysctl), or leave some of the nested namespaces"
+        ),
+        Some(libc::EINVAL | libc::ENOSYS) => {
+            format!("; this kernel is built without CONFIG_{}_NS", kind.to_uppercase())
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "; a security module or a container's seccomp filter does not permit it: see coracle doctor".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+fn mount(kind: &str, cause: &io::Error) -> &'static str {
+    match (kind, cause.raw_os_error()) {
+        ("proc", Some(libc::EPERM)) => {
+            "; this host hides parts of its own /proc, as containers of Docker and Kubernetes do, and then the kernel lets no other be mounted: do without processes of its own (--no-pid after --containall or --compat), or start the outer container with --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked)"
+        }
+        _ => "",
+    }
+}
+
+fn instance(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ESRCH | libc::ENOENT) => "; it has just ended",
+        Some(libc::EPERM | libc::EACCES) => {
+            "; it is another user's, or this process is in a container of its own: join from where it was started"
         }
         _ => "",
     }

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 use std::collections::HashMap;
 
 /// Everything below `/dev` and with a dot is a file.
-struct Everything;
+pub(super) struct Everything;
 
 impl Probe for Everything {
     fn kind(&self, path: &Path) -> Option<Kind> {
@@ -28,7 +28,7 @@ fn fs(kind: &str, destination: &str, options: &[&str]) -> Mount {
     MountBuilder::default().typ(kind).source(kind).destination(destination).options(options).build().unwrap()
 }
 
-fn spec(mounts: Vec<Mount>, annotations: &[(&str, &str)]) -> Spec {
+pub(super) fn spec(mounts: Vec<Mount>, annotations: &[(&str, &str)]) -> Spec {
     let annotations: HashMap<String, String> =
         annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let mut process = ProcessBuilder::default()
@@ -139,12 +139,19 @@ fn what_the_engine_does_not_do_is_refused() {
         change(&mut spec);
         plan(&spec).unwrap_err().to_string()
     };
-    let network = refused(&|spec| {
-        let namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).build().unwrap();
+    let cgroup = refused(&|spec| {
+        let namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Cgroup).build().unwrap();
         spec.linux_mut().as_mut().unwrap().set_namespaces(Some(vec![namespace]));
     });
-    assert!(network.starts_with("cannot carry out the specification: the net"), "{network}");
-    assert!(network.ends_with(" namespace is not supported"), "{network}");
+    assert_eq!(cgroup, "cannot carry out the specification: the cgroup namespace is not supported");
+    let other = refused(&|spec| {
+        let namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid).path("/proc/1/ns/pid");
+        spec.linux_mut().as_mut().unwrap().set_namespaces(Some(vec![namespace.build().unwrap()]));
+    });
+    assert_eq!(other, "cannot carry out the specification: the pid namespace is not supported");
+    assert!(
+        refused(&|spec| _ = spec.set_annotations(Some([(spec::STAY.into(), "true".into())].into()))).contains("pid")
+    );
     let masked = refused(&|spec| {
         spec.linux_mut().as_mut().unwrap().set_masked_paths(Some(vec!["/proc/kcore".into()]));
     });

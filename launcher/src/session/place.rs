@@ -93,8 +93,21 @@ impl Place {
     /// # Errors
     /// When no directory can be had that is the caller's alone.
     pub fn open(identity: &Identity) -> io::Result<Option<Self>> {
+        Self::first_of(candidates(Some(identity.user_namespace)))
+    }
+
+    /// The caller's own directory, made if it is not there; `None` where there is no place for one.
+    ///
+    /// # Errors
+    /// When no directory can be had that is the caller's alone.
+    pub fn own() -> io::Result<Option<Self>> {
+        let user_namespace = fs::metadata(USER_NAMESPACE)?.ino();
+        Self::first_of(candidates(Some(user_namespace)))
+    }
+
+    fn first_of(candidates: Vec<PathBuf>) -> io::Result<Option<Self>> {
         let mut result = Ok(None);
-        for path in candidates(Some(identity.user_namespace)) {
+        for path in candidates {
             result = Self::make(path).map(Some);
             if result.is_ok() {
                 break;
@@ -140,7 +153,7 @@ impl Place {
     }
 
     /// Waits until nobody else makes or removes sockets, until the result is closed or unlocked, or its process dead.
-    pub(super) fn lock(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn lock(&self) -> io::Result<OwnedFd> {
         // A lock belongs to the open file, so each holder opens its own.
         let own = openat(&self.directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         flock(&own, FlockOperation::LockExclusive)?;
@@ -156,7 +169,7 @@ impl Place {
         Ok(statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
     }
 
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
@@ -165,9 +178,14 @@ impl Place {
 
     /// The names of sockets.
     pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        self.names_with(SUFFIX)
+    }
+
+    /// The names that end in `suffix`, sorted.
+    pub(crate) fn names_with(&self, suffix: &str) -> io::Result<Vec<String>> {
         let mut names: Vec<String> = fs::read_dir(format!("/proc/self/fd/{}", self.directory.as_raw_fd()))?
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.ends_with(SUFFIX))
+            .filter(|name| name.ends_with(suffix))
             .collect();
         names.sort_unstable();
         Ok(names)

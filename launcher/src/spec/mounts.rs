@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::Error;
 use super::identity::ROOT_HOME;
+use super::{Error, isolation};
 use crate::host::{Host, Kind, Probe};
 use crate::image::{Entry, Tree};
 use crate::options::{Bind, BindSource, DefaultMount, Home, Options};
@@ -17,6 +17,9 @@ const NEVER_BELOW: [&str; 11] =
     ["/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
 /// Files of the host's network that programs need to reach it.
 const FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/localtime"];
+
+/// Where message queues are, where they are.
+const QUEUES: &str = "/dev/mqueue";
 
 /// Type of a mount that shows what a squashfs or SIF file holds.
 pub(crate) const SQUASHFS: &str = "squashfs";
@@ -75,7 +78,7 @@ impl Mounts {
         self.items.iter().any(|item| is_below(path, &item.destination))
     }
 
-    fn has(&self, destination: &Path) -> bool {
+    pub(super) fn has(&self, destination: &Path) -> bool {
         self.items.iter().any(|item| item.destination == destination)
     }
 
@@ -166,9 +169,18 @@ pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &d
         if group == DefaultMount::Dev && options.contain {
             if wanted(&mounts, &group, path) {
                 minimal_dev(&mut mounts, !without(DefaultMount::Devpts));
+                add_queues(&mut mounts, options, probe, &isolation::message_queues());
+            }
+        } else if let Some((kind, words)) = isolation::file_systems(options, path) {
+            if wanted(&mounts, &group, path) {
+                mounts.new_fs(kind, path, words);
+                add_cgroups(&mut mounts, path, probe);
             }
         } else if wanted(&mounts, &group, path) && probe.kind(path).is_some() {
             mounts.bind(path, path, &[], false);
+            if group == DefaultMount::Dev {
+                add_queues(&mut mounts, options, probe, Path::new(QUEUES));
+            }
         }
     }
     let work = options.work_dir.as_deref().map(|dir| absolute(dir, host)).transpose()?;
@@ -201,6 +213,9 @@ pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &d
     for name in FILES {
         let path = Path::new(name);
         // Following the image's link would put the host's time zone over the image's file for UTC.
+        if isolation::generates(options, path) {
+            continue;
+        }
         let linked = name == "/etc/localtime" && matches!(tree.entry(path)?, Some(Entry::Link(_)));
         if wanted(&mounts, &DefaultMount::BindPaths, path) && !linked && probe.kind(path) == Some(Kind::File) {
             mounts.bind(path, path, &[], true);
@@ -253,6 +268,25 @@ pub(super) fn absolute(path: &Path, host: &Host) -> Result<PathBuf, Error> {
         (true, _) => Ok(path.to_path_buf()),
         (false, Some(cwd)) => Ok(cwd.join(path).components().collect()),
         (false, None) => Err(Error::NoCwd { source_path: path.to_path_buf() }),
+    }
+}
+
+/// Message queues of the namespace, if `sign` says that there can be any.
+fn add_queues(mounts: &mut Mounts, options: &Options, probe: &dyn Probe, sign: &Path) {
+    let path = Path::new(QUEUES);
+    if let Some((kind, words)) = isolation::file_systems(options, path)
+        && !mounts.has(path)
+        && probe.kind(sign) == Some(Kind::Directory)
+    {
+        mounts.new_fs(kind, path, words);
+    }
+}
+
+/// Limits of memory and processors, which programs look up; a new `/sys` has none.
+fn add_cgroups(mounts: &mut Mounts, path: &Path, probe: &dyn Probe) {
+    let cgroups = Path::new("/sys/fs/cgroup");
+    if path == Path::new("/sys") && !mounts.has(cgroups) && probe.kind(cgroups) == Some(Kind::Directory) {
+        mounts.bind(cgroups, cgroups, &[], true);
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) fn host() -> Host {
         file_settings: Vec::new(),
         seccomp: None,
         mount_point: "/tmp".into(),
+        hosts: None,
     }
 }
 

@@ -113,6 +113,18 @@ pub fn spawn_child(body: impl FnOnce() -> u8) -> io::Result<nix::unistd::Pid> {
     }
 }
 
+/// Goes on in two processes: the child gets `None`, the parent the child's id.
+///
+/// # Errors
+/// When no process can be created.
+pub fn go_on_in_two() -> io::Result<Option<i32>> {
+    // SAFETY: the callers have one thread, so no lock is held by another, and the child may use everything.
+    match unsafe { fork() }? {
+        ForkResult::Child => Ok(None),
+        ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+    }
+}
+
 /// Ends the process without running what the launcher registered for its own end.
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory.
@@ -146,6 +158,29 @@ pub fn default_sigpipe() -> io::Result<()> {
     // SAFETY: the default disposition runs no code of ours.
     unsafe { sigaction(Signal::SIGPIPE, &action) }?;
     Ok(())
+}
+
+/// Points standard output and standard error at `output` and `errors`.
+///
+/// # Errors
+/// When the process may have no descriptor more.
+pub fn redirect_output(output: &OwnedFd, errors: &OwnedFd) -> io::Result<()> {
+    for (target, standard) in [(output, 1), (errors, 2)] {
+        // SAFETY: dup2 touches no memory; nobody owns the standard descriptors.
+        if unsafe { libc::dup2(target.as_raw_fd(), standard) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Points standard input at `target`.
+///
+/// # Errors
+/// When the process may have no descriptor more.
+pub fn redirect_input(target: &OwnedFd) -> io::Result<()> {
+    // SAFETY: as above.
+    if unsafe { libc::dup2(target.as_raw_fd(), 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Points the standard descriptors at `target`.
