@@ -121,7 +121,7 @@ fn userns_memory_takes_every_change_and_forgets_it() {
     for way in WAYS {
         for options in [["--writable-tmpfs", "--no-session"].as_slice(), &["--writable-tmpfs"], &["--writable-tmpfs"]] {
             let mut command = bench.command(options, &bench.image, &["/bin/sh", "-c", CHANGES]);
-            let done = run(command.env("CORACLE_OVERLAY", way)).success();
+            let done = run(command.env("CORACLE_OVERLAYFS", way)).success();
             assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("changed\n", ""), "{way} {options:?}");
         }
     }
@@ -139,7 +139,7 @@ fn userns_memory_has_an_end() {
                   dd if=/dev/zero of=/again bs=64k count=4";
     for way in WAYS {
         let mut command = bench.command(&["--writable-tmpfs=1M"], &bench.image, &["/bin/sh", "-c", script]);
-        let done = run(command.env("CORACLE_OVERLAY", way)).success();
+        let done = run(command.env("CORACLE_OVERLAYFS", way)).success();
         assert_eq!(done.stdout, "1\n", "{way}: {}", done.stderr);
         assert!(done.stderr.contains("No space left"), "{way}: {}", done.stderr);
     }
@@ -178,7 +178,7 @@ fn userns_a_directory_keeps_what_is_written() {
         let option = format!("--overlay=kept,with\\:{way}");
         let launch = |options: &[&str], script: &str| {
             let mut command = bench.command(options, &bench.image, &["/bin/sh", "-c", script]);
-            run(command.env("CORACLE_OVERLAY", way))
+            run(command.env("CORACLE_OVERLAYFS", way))
         };
         let first = launch(&[&option], CHANGES).success();
         assert_eq!((first.stdout.as_str(), first.stderr.as_str()), ("changed\n", ""), "{way}");
@@ -205,7 +205,7 @@ fn userns_one_container_at_a_time_writes_to_a_directory() {
         let option = format!("--overlay={way}");
         let launch = |script: &str| {
             let mut command = bench.command(&[&option], &bench.image, &["/bin/sh", "-c", script]);
-            command.env("CORACLE_OVERLAY", way);
+            command.env("CORACLE_OVERLAYFS", way);
             command
         };
         let mut first = running(launch("echo; read x"));
@@ -230,7 +230,7 @@ fn userns_the_overlays_program_is_no_way_out() {
                   ls $p/root/ 2>/dev/null && echo way out; fi; done; ls -l /proc/self/fd | grep -c overlay; \
                   cat /proc/self/task/*/children";
     let mut command = bench.command(&["--writable-tmpfs"], &bench.image, &["/bin/sh", "-c", script]);
-    let seen = run(command.env("CORACLE_OVERLAY", "fuse")).stdout;
+    let seen = run(command.env("CORACLE_OVERLAYFS", "fuse")).stdout;
     assert!(seen.contains("found") && !seen.contains("way out"), "{seen}");
 }
 
@@ -258,7 +258,7 @@ fn userns_layers_of_squashfs_files_are_stacked() {
             let options = [&["--overlay", low, "--overlay", "high.sqfs:ro"], rest].concat();
             let launch = |options: &[&str]| {
                 let mut command = bench.command(options, &bench.image, &["/bin/sh", "-c", script]);
-                run(command.env("CORACLE_OVERLAY", way)).success().stdout
+                run(command.env("CORACLE_OVERLAYFS", way)).success().stdout
             };
             assert_eq!(launch(&options), "low\nhigh\ngone\nfixed\n", "{way} {low}");
             assert_eq!(
@@ -298,7 +298,7 @@ fn userns_mistakes_with_layers_are_explained() {
         &["cannot write to image", "coracle build --sandbox DIR", "--overlay DIR", "--writable-tmpfs"],
     );
     let mut without = bench.command(&["--writable-tmpfs"], &bench.image, &["true"]);
-    let said = run(without.env("CORACLE_OVERLAY", "none")).exited(125).stderr;
+    let said = run(without.env("CORACLE_OVERLAYFS", "none")).exited(125).stderr;
     assert!(said.contains("install fuse-overlayfs") && said.contains("--sandbox DIR"), "{said}");
     eventually("the servers to end", || bench.servers() == 0);
 }
@@ -334,7 +334,7 @@ fn root_a_file_system_without_attributes_is_written_to_by_the_program() {
     let option = format!("--overlay={}", kept.display());
     let launch = |way: &str, script: &str| {
         let mut command = bench.command(&[&option], &bench.image, &["/bin/sh", "-c", script]);
-        run(command.env("CORACLE_OVERLAY", way))
+        run(command.env("CORACLE_OVERLAYFS", way))
     };
     let by_kernel = launch("kernel", "echo x >/etc/x; cat /etc/x");
     let whichever = launch("", "cat /etc/x; rm -r /corner/deep; mkdir /corner/deep; ls -A /corner/deep");
@@ -362,7 +362,7 @@ fn userns_a_directory_is_an_image() {
     let expected = format!("{}\nbound\nbound\n{}\nfixed\nfixed\n", bench.user.name, bench.dir.path().display());
     for way in WAYS {
         let mut command = bench.command(&["-B", &bind], &sandbox, &["/bin/sh", "-c", script]);
-        let done = run(command.env("CORACLE_OVERLAY", way)).success();
+        let done = run(command.env("CORACLE_OVERLAYFS", way)).success();
         assert_eq!((done.stdout, done.stderr.as_str()), (expected.clone(), ""), "{way}");
     }
     let changes = ["/bin/sh", "-c", CHANGES];
@@ -387,7 +387,7 @@ fn userns_a_directory_without_overlays_has_what_it_has() {
     let sandbox = bench.sandbox();
     let launch = |options: &[&str]| {
         let mut command = bench.command(options, &sandbox, &["/bin/sh", "-c", "id -un; touch /etc/passwd /x"]);
-        run(command.env("CORACLE_OVERLAY", "none"))
+        run(command.env("CORACLE_OVERLAYFS", "none"))
     };
     let done = launch(&["--pwd", "/"]).exited(1);
     assert_eq!(done.stdout, format!("{}\n", bench.user.name));

@@ -25,7 +25,7 @@ mod writable;
 pub use error::Error;
 
 /// Chooses for tests what makes the overlay: `kernel`, `fuse`, or `none`.
-const SWITCH: &str = "CORACLE_OVERLAY";
+const SWITCH: &str = "CORACLE_OVERLAYFS";
 /// Where on the helpers' file system the overlay is mounted.
 const ROOT: &str = "root";
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

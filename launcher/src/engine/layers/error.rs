@@ -107,7 +107,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// The variable for tests.
-    #[error("CORACLE_OVERLAY={}: write kernel, fuse or none", value.display())]
+    #[error("CORACLE_OVERLAYFS={}: write kernel, fuse or none", value.display())]
     Switch {
         /// Its value.
         value: OsString,
