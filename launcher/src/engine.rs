@@ -271,8 +271,11 @@ impl Engine<'_> {
                 self.close()
             }
             // Nothing but execve(2) is left to do, which a filter has to allow. No privilege is needed after no_new_privs.
-            Step::Filter(filter) => filter::install(&filter.instructions, filter.flags)
-                .map_err(|cause| Error::Privileges { what: "the filter of system calls", cause }),
+            Step::Filter(filter) => {
+                self.let_go()?;
+                filter::install(&filter.instructions, filter.flags)
+                    .map_err(|cause| Error::Privileges { what: "the filter of system calls", cause })
+            }
             Step::Execute { args, env } => {
                 self.let_go()?;
                 let error = execute::become_program(args, env);

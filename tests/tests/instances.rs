@@ -468,6 +468,8 @@ fn userns_a_crashed_instance_is_seen_replaced_and_restarted() {
     let bench = Bench::new();
     for by_supervisor in [false, true] {
         bench.start(&["--env", "B=c"], "svc", &["sh", "-c", "echo begun $B in $PWD; exec sleep 1000"]).success();
+        let line = format!("begun c in {}\n", bench.path("work").display());
+        eventually("it to write", || bench.logs(&["svc"]) == line);
         let one = bench.one("svc");
         let victim = one[if by_supervisor { "supervisor" } else { "pid" }].as_i64().unwrap();
         kill(Pid::from_raw(i32::try_from(victim).unwrap()), Signal::SIGKILL).unwrap();
@@ -480,7 +482,6 @@ fn userns_a_crashed_instance_is_seen_replaced_and_restarted() {
         let mut restart = bench.instance(&["restart", "svc"]);
         run(restart.current_dir("/")).success();
         assert_eq!(bench.one("svc")["state"], "running");
-        let line = format!("begun c in {}\n", bench.path("work").display());
         eventually("it to write", || bench.logs(&["svc"]) == line.repeat(2));
         // One that runs, too.
         let before = bench.pid("svc");
@@ -490,7 +491,8 @@ fn userns_a_crashed_instance_is_seen_replaced_and_restarted() {
         eventually("it to write", || bench.logs(&["svc"]) == line.repeat(3));
         // A program that ends by itself leaves the instance dead, and its name free.
         let pid = bench.pid("svc");
-        bench.run(&["exec", "instance://svc", "kill", "-TERM", "1"]).success();
+        // Which may end before it has said so.
+        let _ = bench.run(&["exec", "instance://svc", "kill", "-TERM", "1"]);
         eventually("it to be dead", || bench.one("svc")["state"] == "dead" && !lives(pid.as_raw().into()));
         bench.start(&[], "svc", &["sh", "-c", "echo new"]).success();
         eventually("it to write", || bench.logs(&["svc"]) == "new\n");
@@ -591,4 +593,29 @@ fn userns_a_session_lives_as_long_as_its_instance() {
     bench.run(&["instance", "stop", "long"]).success();
     eventually("the session's end", || !session(&bench).contains(&supervisor));
     assert_eq!(fs::read_to_string(bench.path("server.log")).unwrap(), "");
+}
+
+#[test]
+fn userns_an_instance_has_its_identity_and_its_filter_for_all_that_join() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let profile = bench.path("profile.json");
+    // What is left to do before the program is executed is not the program's, and may be refused to it.
+    fs::write(
+        &profile,
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"action":"SCMP_ACT_ERRNO",
+            "names":["clone","fork","vfork","prctl","rt_sigprocmask","kill","mkdir","mkdirat"]}]}"#,
+    )
+    .unwrap();
+    let filter = format!("seccomp:{}", profile.display());
+    bench.start(&["--fakeroot"], "root", &[]).success();
+    assert_eq!(bench.run(&["exec", "instance://root", "id", "-u"]).success().stdout, "0\n");
+    bench.start(&["--security", &filter], "strict", &["sh", "-c", "echo up; exec sleep 1000"]).success();
+    eventually("it to write", || bench.logs(&["strict"]) == "up\n");
+    let refused = bench.run(&["exec", "instance://strict", "mkdir", "/tmp/new"]).exited(1);
+    assert!(refused.stderr.contains("not permitted"), "{}", refused.stderr);
+    bench.run(&["exec", "--pid", "--security", &filter, bench.image(), "mkdir", "/tmp/new"]).exited(1);
+    bench.run(&["exec", "--pid", "--no-init", "--security", &filter, bench.image(), "true"]).exited(0);
+    let missing = bench.start(&["--security", &filter], "none", &["no-such-program"]).exited(127);
+    assert!(missing.stderr.contains("no-such-program"), "{}", missing.stderr);
 }

@@ -143,7 +143,7 @@ impl Engine<'_> {
         Init { signals, program, channel: forked.channel }.stay()
     }
 
-    /// The last thing before the program is executed.
+    /// The last thing before the program is executed, or before a filter that may not allow it.
     pub(super) fn let_go(&mut self) -> Result<(), Error> {
         let failed = |cause: io::Error| Error::Fork { cause };
         if let Some(detached) = &self.ground.detached {
@@ -190,7 +190,9 @@ impl Detached {
     }
 
     fn attach(&self) -> io::Result<()> {
-        let _ = self.own.set(rustix::io::fcntl_dupfd_cloexec(io::stderr(), 3)?);
+        if self.own.set(rustix::io::fcntl_dupfd_cloexec(io::stderr(), 3)?).is_err() {
+            return Ok(());
+        }
         say(&self.starter, READY);
         process::redirect_output(&self.output, &self.errors)
     }

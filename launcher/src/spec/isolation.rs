@@ -25,13 +25,14 @@ const OWN_ADDRESS: &str = "127.0.1.1";
 pub(super) fn apply(spec: &mut Spec, options: &Options) -> Result<(), OciSpecError> {
     spec.set_hostname(options.hostname.clone());
     let own = options.namespaces;
-    if own == Namespaces::default() {
+    if own == Namespaces::default() && options.hostname.is_none() {
         return Ok(());
     }
     let kinds = [
         (own.pid, LinuxNamespaceType::Pid),
         (own.ipc, LinuxNamespaceType::Ipc),
-        (own.uts, LinuxNamespaceType::Uts),
+        // A profile may name the host and nothing else.
+        (own.uts || options.hostname.is_some(), LinuxNamespaceType::Uts),
         (own.net, LinuxNamespaceType::Network),
     ];
     if let Some(linux) = spec.linux_mut() {
