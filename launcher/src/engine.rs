@@ -240,6 +240,8 @@ impl Engine<'_> {
             Step::MakeFile(path) => make::file(self.root()?, path),
             Step::WriteFile { path, content } => make::written(self.root()?, path, content),
             Step::MakeLink { path, target } => make::link(self.root()?, path, target),
+            Step::SetMode { path, mode } => make::mode(self.root()?, path, *mode),
+            Step::BindShown { source, destination } => self.bind_shown(source, destination),
             Step::Bind { source, destination, recursive, restrict, optional } => {
                 let bound = self.bind(source, destination, *recursive, *restrict);
                 self.perhaps(*optional, bound)
@@ -447,6 +449,18 @@ impl Engine<'_> {
             attributes::restrict(&mounted, restrict, Path::new(".")).map_err(failed)?;
         }
         Ok(())
+    }
+
+    fn bind_shown(&mut self, source: &Path, destination: &Path) -> Result<(), Error> {
+        let (from, target) = (self.target(source)?, self.target(destination)?);
+        let (from, to) = (magic_link(&from), magic_link(&target));
+        mount(Some(from.as_str()), to.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|cause| {
+            Error::Bind {
+                source_path: source.to_path_buf(),
+                destination: destination.to_path_buf(),
+                cause: cause.into(),
+            }
+        })
     }
 
     fn mount(&mut self, kind: &str, destination: &Path, flags: MsFlags, data: &str) -> Result<(), Error> {

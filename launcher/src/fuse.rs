@@ -73,6 +73,8 @@ pub enum SyntheticFile {
     /// This content with these permission bits, in place of what is there. A symbolic link in the last place is replaced,
     /// not followed.
     Content(Vec<u8>, u16),
+    /// A symbolic link to this target, in place of what is there; nothing is done where the same link is.
+    Link(PathBuf),
 }
 
 /// How to serve an image.

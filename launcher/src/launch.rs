@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
+use coracle::cdi;
 use coracle::cli::{self, Flags, Pull};
 use coracle::config::{self, Asked, Config, Images, Settled};
 use coracle::engine::{self, Decided, Detached, Ground, Guess, Session};
@@ -337,7 +338,8 @@ impl Launch {
         trace::mark("compose the specification");
         let host = Host::new(self.around.clone(), ids.clone(), who);
         let disk = Disk::default();
-        let composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
+        let mut composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
+        cdi::inject(&mut composed, &self.options, facts.tree, &host, &[])?;
         trace::mark("plan");
         let to_make = self.work_directories(&composed);
         let wanted = if to_make.is_empty() {

@@ -4,6 +4,7 @@
 //! happen, as an OCI runtime specification), [`plan`] (the steps) and [`engine`] (which takes them).
 
 pub mod capabilities;
+pub mod cdi;
 pub mod cli;
 pub mod config;
 pub mod doctor;

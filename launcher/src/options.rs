@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::cdi::Name;
+
 /// What to execute in the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -208,6 +210,10 @@ pub struct Options {
     pub capabilities: Capabilities,
     /// A seccomp profile, as Docker and the runtime specification have them.
     pub seccomp: Option<PathBuf>,
+    /// Devices by their CDI names.
+    pub devices: Vec<Name>,
+    /// Annotations of the container. Those of [`crate::cdi::ANNOTATION`] ask for devices.
+    pub annotations: BTreeMap<String, String>,
     /// Shell to start instead of the image's.
     pub shell: Option<PathBuf>,
     /// Of the caller's, for the runtime specification.

@@ -23,6 +23,7 @@ mod identity;
 mod isolation;
 mod layers;
 mod options;
+mod shown;
 #[cfg(test)]
 mod tests;
 
@@ -164,6 +165,20 @@ pub enum Step {
         /// To where.
         target: PathBuf,
     },
+    /// Set the permission bits of what is on a file system that an earlier step mounted.
+    SetMode {
+        /// In the new root.
+        path: PathBuf,
+        /// The bits.
+        mode: u32,
+    },
+    /// Show a file that the server shows in another place as well.
+    BindShown {
+        /// In the new root.
+        source: PathBuf,
+        /// In the new root.
+        destination: PathBuf,
+    },
     /// Show a directory or file of the host.
     Bind {
         /// On the host; one of those of [`Step::OpenSources`].
@@ -295,6 +310,9 @@ impl Wanted {
             }
         }
         mounts.add_files(annotations);
+        if let Some(annotations) = annotations {
+            mounts.show(annotations)?;
+        }
         mounts.files.sort_by(|one, other| one.0.cmp(&other.0));
         let args = process.args().as_deref().unwrap_or_default();
         if args.is_empty() {
@@ -339,7 +357,13 @@ impl Wanted {
     #[must_use]
     pub fn is_common(&self) -> bool {
         let shared = |step: &Step| {
-            matches!(step, Step::Bind { .. } | Step::BindImage { .. } | Step::Isolate(Isolation::File { .. }))
+            matches!(
+                step,
+                Step::Bind { .. }
+                    | Step::BindImage { .. }
+                    | Step::BindShown { .. }
+                    | Step::Isolate(Isolation::File { .. })
+            )
         };
         !self.powerful && !self.root.is_own() && self.mounts.iter().all(shared)
     }
@@ -362,6 +386,10 @@ impl Wanted {
                 SyntheticFile::Content(content, mode) => {
                     take(content);
                     take(&mode.to_le_bytes());
+                }
+                SyntheticFile::Link(target) => {
+                    take(b"link");
+                    take(target.as_os_str().as_bytes());
                 }
             }
         }
@@ -649,6 +677,10 @@ impl fmt::Display for Step {
                 write!(f, "write file {} of {} bytes, unless it is there", path.display(), content.len())
             }
             Self::MakeLink { path, target } => write!(f, "make link {} to {}", path.display(), target.display()),
+            Self::SetMode { path, mode } => write!(f, "set the mode of {} to {mode:o}", path.display()),
+            Self::BindShown { source, destination } => {
+                write!(f, "bind {} of the container on {}", source.display(), destination.display())
+            }
             Self::Bind { source, destination, recursive, restrict, optional } => {
                 let deep = if *recursive { " and what is mounted below it" } else { "" };
                 write!(f, "bind {}{deep} on {}{}", source.display(), destination.display(), options::Names(*restrict))?;
@@ -722,7 +754,7 @@ fn mapped(f: &mut fmt::Formatter<'_>, ids: &Ids) -> fmt::Result {
 fn shown(f: &mut fmt::Formatter<'_>, directories: &[PathBuf], files: &[(PathBuf, SyntheticFile)]) -> fmt::Result {
     let mut before = "";
     for (content, what) in [(false, " if missing"), (true, " in place of the image's")] {
-        let chosen = files.iter().filter(|(_, file)| matches!(file, SyntheticFile::Content(..)) == content);
+        let chosen = files.iter().filter(|(_, file)| !matches!(file, SyntheticFile::Empty) == content);
         let directories = if content { &[] } else { directories };
         let mut paths = directories.iter().chain(chosen.map(|(path, _)| path)).peekable();
         if paths.peek().is_some() {

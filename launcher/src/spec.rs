@@ -40,6 +40,12 @@ pub const IMAGE: &str = "org.coracle.image";
 pub const IMAGE_OFFSET: &str = "org.coracle.image.offset";
 /// Followed by a path: the content of a file that replaces the image's.
 pub const FILE: &str = "org.coracle.file.";
+/// Followed by a path: the target of a symbolic link that is to be there.
+pub const LINK: &str = "org.coracle.link.";
+/// Followed by a path: the content of a file that is bound over what the mounts show there.
+pub const OVER: &str = "org.coracle.over.";
+/// Followed by a path: the octal permission bits of what is there, on a new file system.
+pub const MODE: &str = "org.coracle.mode.";
 /// Destinations, one a line, of mounts that are left out with a warning when the host refuses them.
 pub const OPTIONAL: &str = "org.coracle.optional";
 /// Layers over the image from the bottom up, one a line: `memory`, `memory BYTES`, `rw PATH`, `ro PATH`.

@@ -43,8 +43,8 @@ pub struct Flags {
     /// Show an empty, writable directory there; a comma separates several
     #[arg(short = 'S', long, value_name = "DIRECTORY", help_heading = "Mounts")]
     pub scratch: Vec<OsString>,
-    /// Show a device of the host, where /dev is minimal
-    #[arg(long, value_name = "DEVICE[:DESTINATION]", help_heading = "Mounts")]
+    /// Show a device of the host, where /dev is minimal, or give the container CDI devices; a comma separates several
+    #[arg(long, value_name = "DEVICE[:DESTINATION]|VENDOR/CLASS=NAME", help_heading = "Mounts")]
     pub device: Vec<OsString>,
 
     /// Bring NVIDIA's driver into the container
@@ -126,6 +126,9 @@ pub struct Flags {
     /// With shell: start this one
     #[arg(short, long, value_name = "PATH")]
     pub shell: Option<PathBuf>,
+    /// Annotate the container; cdi.k8s.io/KEY=VENDOR/CLASS=NAME,... asks for CDI devices
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub annotation: Vec<OsString>,
     /// Use a profile of the site's or your configuration
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
@@ -197,7 +200,14 @@ impl Flags {
             options.binds.push(parse::mount(value)?);
         }
         for value in &self.device {
-            options.binds.push(parse::device(value)?);
+            match parse::cdi_devices(value)? {
+                Some(names) => options.devices.extend(names),
+                None => options.binds.push(parse::device(value)?),
+            }
+        }
+        for value in &self.annotation {
+            let (name, value) = parse::annotation(value)?;
+            options.annotations.insert(name, value);
         }
         for value in &self.scratch {
             options.scratch.extend(parse::scratch(value)?);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use coracle_squashfs::compress::Compression;
 use coracle_squashfs::format::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 
+use crate::cdi::Name;
 use crate::options::{Bind, BindSource, DefaultMount, EnvSetting, Home, Layer};
 
 /// Why an option's value was refused.
@@ -90,9 +91,18 @@ pub enum Error {
     },
     /// A device that is none.
     #[error(
-        "device {value:?}: write the absolute path of a device, like /dev/fuse[:DESTINATION]; names of CDI devices are not supported yet"
+        "device {value:?}: write the absolute path of a device, like /dev/fuse[:DESTINATION], or the name of a CDI device, like nvidia.com/gpu=all; coracle cdi list shows them"
     )]
     Device {
+        /// As given.
+        value: OsString,
+    },
+    /// A name that looks like a CDI device's and is none.
+    #[error("device {0}")]
+    CdiDevice(#[from] crate::cdi::Unqualified),
+    /// No annotation.
+    #[error("annotation {value:?}: write NAME=VALUE; names that begin with org.coracle. are taken")]
+    Annotation {
         /// As given.
         value: OsString,
     },
@@ -363,6 +373,31 @@ pub fn device(value: &OsStr) -> Result<Bind, Error> {
         _ => return Err(refused()),
     };
     Ok(Bind::of_host(source, destination))
+}
+
+/// Parses a list of names of CDI devices; `None` when it is none.
+///
+/// # Errors
+/// [`Error::CdiDevice`]
+pub fn cdi_devices(value: &OsStr) -> Result<Option<Vec<Name>>, Error> {
+    let Some(text) = value.to_str().filter(|text| !text.starts_with('/') && text.contains('=')) else {
+        return Ok(None);
+    };
+    Ok(Some(text.split(',').map(Name::parse).collect::<Result<_, _>>()?))
+}
+
+/// Parses `NAME=VALUE`.
+///
+/// # Errors
+/// [`Error::Annotation`]
+pub fn annotation(value: &OsStr) -> Result<(String, String), Error> {
+    let refused = || Error::Annotation { value: value.to_owned() };
+    let (name, content) = value.to_str().and_then(|text| text.split_once('=')).ok_or_else(refused)?;
+    // What the program itself says to its engine is said by these.
+    if name.is_empty() || name.starts_with("org.coracle.") {
+        return Err(refused());
+    }
+    Ok((name.to_owned(), content.to_owned()))
 }
 
 /// Parses a list of directories of the container.
@@ -687,7 +722,13 @@ mod tests {
     fn devices_overlays_names_and_capabilities() {
         assert_eq!(device(OsStr::new("/dev/fuse")).unwrap(), Bind::of_host("/dev/fuse", None));
         assert_eq!(device(OsStr::new("/dev/a:/dev/b:rw")).unwrap(), Bind::of_host("/dev/a", Some("/dev/b".into())));
-        assert!(device(OsStr::new("nvidia.com/gpu=all")).unwrap_err().to_string().contains("CDI"));
+        assert!(device(OsStr::new("fuse")).unwrap_err().to_string().contains("CDI"));
+        let names = cdi_devices(OsStr::new("nvidia.com/gpu=0,nvidia.com/gpu=1")).unwrap().unwrap();
+        assert_eq!(names.iter().map(ToString::to_string).collect::<Vec<_>>(), ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]);
+        assert!(cdi_devices(OsStr::new("/dev/a=b")).unwrap().is_none());
+        assert!(cdi_devices(OsStr::new("gpu=0")).unwrap_err().to_string().contains("vendor.com/class=name"));
+        assert_eq!(annotation(OsStr::new("a/b=c=d")).unwrap(), ("a/b".to_owned(), "c=d".to_owned()));
+        assert!(annotation(OsStr::new("org.coracle.link./x=y")).is_err() && annotation(OsStr::new("x")).is_err());
         let layer = |path: &str, read_only| Layer::At { path: path.into(), read_only };
         assert_eq!(overlay(OsStr::new("a:ro")).unwrap(), layer("a", true));
         assert_eq!(overlay(OsStr::new("a")).unwrap(), layer("a", false));

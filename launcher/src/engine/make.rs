@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, chmodat, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 
 use super::Error;
@@ -55,6 +55,18 @@ pub(super) fn link(root: BorrowedFd<'_>, path: &Path, target: &Path) -> Result<(
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(cause) => Err(failed(path, cause)),
     }
+}
+
+/// Sets permission bits; a symbolic link in the last place is not followed, and has none.
+pub(super) fn mode(root: BorrowedFd<'_>, path: &Path, mode: u32) -> Result<(), Error> {
+    let (parent, name) = split(root, path)?;
+    let opened = openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let opened = opened.map_err(|cause| failed(path, cause))?;
+    let stat = rustix::fs::fstat(&opened).map_err(|cause| failed(path, cause))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink() {
+        return Ok(());
+    }
+    chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(|cause| failed(path, cause))
 }
 
 fn prepare<'p>(root: BorrowedFd<'_>, path: &'p Path) -> Result<(OwnedFd, &'p OsStr), Error> {

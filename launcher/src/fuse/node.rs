@@ -92,6 +92,11 @@ impl Common {
         Attr { size, blocks: size.div_ceil(512), ..attr }
     }
 
+    /// Attributes of a synthesised symbolic link.
+    pub(super) fn of_link(&self, index: usize, size: u64) -> Attr {
+        Attr { size, ..self.attributes(Node::Synthetic(index), FileType::Symlink, 0o777, self.time) }
+    }
+
     fn attributes(&self, node: Node, kind: FileType, mode: u16, mtime: u32) -> Attr {
         Attr {
             ino: node.id(self.root),

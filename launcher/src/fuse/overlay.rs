@@ -1,4 +1,4 @@
-//! Directories and files that the image lacks but a container needs: bind targets, the caller's passwd entry.
+//! Directories, files and links that the image lacks but a container needs: bind targets, the caller's passwd entry.
 //!
 //! Paths are resolved once, at start, as a process inside the image would resolve them. What is added is kept in a
 //! map from a directory's node to its additions, so that serving an untouched directory costs one failed look-up.
@@ -23,10 +23,11 @@ const NAME_MAX: usize = 255;
 const EMPTY_MODE: u16 = 0o644;
 
 /// A synthesised node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Made {
     Directory { parent: Node },
     File { content: Arc<[u8]>, mode: u16 },
+    Link { target: Arc<[u8]> },
 }
 
 /// One name added to a directory.
@@ -86,7 +87,12 @@ impl Overlay {
         for (path, file) in &synthetic.files {
             match file {
                 SyntheticFile::Empty => self.add_empty(image, path)?,
-                SyntheticFile::Content(content, mode) => self.set_content(image, path, content, *mode)?,
+                SyntheticFile::Content(content, mode) => {
+                    self.put(image, path, Made::File { content: content.as_slice().into(), mode: *mode })?;
+                }
+                SyntheticFile::Link(target) => {
+                    self.put(image, path, Made::Link { target: target.as_os_str().as_bytes().into() })?;
+                }
             }
         }
         Ok(())
@@ -119,6 +125,7 @@ impl Overlay {
     pub(super) fn made_type(&self, index: usize) -> FileType {
         match self.made(index) {
             Some(Made::Directory { .. }) => FileType::Directory,
+            Some(Made::Link { .. }) => FileType::Symlink,
             _ => FileType::File,
         }
     }
@@ -159,15 +166,8 @@ impl Overlay {
 
     /// A symbolic link in the last place is itself replaced: the content is then seen at the path that was asked for
     /// whatever is mounted over the link's target later (`/etc/resolv.conf` is often a link into `/run`).
-    fn set_content<S: ReadAt>(
-        &mut self,
-        image: &Image<S>,
-        path: &Path,
-        content: &[u8],
-        mode: u16,
-    ) -> Result<(), Error> {
+    fn put<S: ReadAt>(&mut self, image: &Image<S>, path: &Path, file: Made) -> Result<(), Error> {
         let conflict = || Err(Error::Conflict { path: path.to_path_buf() });
-        let file = Made::File { content: content.into(), mode };
         match Walk::new(self, image, path)?.run(Last::Keep)? {
             Place::Directory => Err(Error::IsADirectory { path: path.to_path_buf() }),
             Place::Missing { parent, name } => {
@@ -175,9 +175,10 @@ impl Overlay {
                 Ok(())
             }
             Place::Other { node: Node::Synthetic(index), .. } if index < self.sealed => match self.made.get(index) {
-                Some(Made::File { content: there, mode: bits }) if **there == *content && *bits == mode => Ok(()),
+                Some(there) if *there == file => Ok(()),
                 _ => conflict(),
             },
+            Place::Other { node: Node::Image(reference), .. } if is_link(image, reference, &file) => Ok(()),
             // A program may have the file open, or something may be mounted there, which the kernel would take away.
             Place::Other { node: Node::Image(_), .. } if self.live => conflict(),
             Place::Other { node: Node::Synthetic(index), .. } => {
@@ -207,6 +208,13 @@ impl Overlay {
     }
 }
 
+/// Whether what the image has there is the link that is wanted.
+fn is_link<S: ReadAt>(image: &Image<S>, reference: InodeRef, wanted: &Made) -> bool {
+    let Made::Link { target } = wanted else { return false };
+    let there = image.inode(reference).and_then(|inode| image.read_link(&inode));
+    there.is_ok_and(|there| there == **target)
+}
+
 /// What to do with a symbolic link in a path's last place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
@@ -234,7 +242,7 @@ enum Place {
 /// What a name in a directory leads to.
 enum Found {
     Directory(At),
-    Link(Inode),
+    Link(Node, Vec<u8>),
     Other(Node),
 }
 
@@ -300,10 +308,10 @@ impl<'a, S: ReadAt> Walk<'a, S> {
                     self.stack.push((name, At::Synthetic(index)));
                 }
                 Some(Found::Directory(at)) => self.stack.push((name, at)),
-                Some(Found::Link(link)) if is_last && last == Last::Keep => {
-                    return Ok(self.other(parent, name, Node::Image(link.reference)));
+                Some(Found::Link(node, _)) if is_last && last == Last::Keep => {
+                    return Ok(self.other(parent, name, node));
                 }
-                Some(Found::Link(link)) => self.follow(&link)?,
+                Some(Found::Link(_, target)) => self.follow(&target)?,
                 Some(Found::Other(node)) if is_last => return Ok(self.other(parent, name, node)),
                 Some(Found::Other(_)) => {
                     return Err(Error::NotADirectory { path: self.owned_path(), component: self.shown(&name) });
@@ -313,16 +321,15 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         Ok(Place::Directory)
     }
 
-    fn follow(&mut self, link: &Inode) -> Result<(), Error> {
+    fn follow(&mut self, target: &[u8]) -> Result<(), Error> {
         self.links += 1;
         if self.links > LINKS_MAX {
             return Err(Error::TooManyLinks { path: self.owned_path() });
         }
-        let target = self.image.read_link(link).map_err(|source| self.unreadable(source))?;
         if target.first() == Some(&b'/') {
             self.stack.clear();
         }
-        self.push_names(&target);
+        self.push_names(target);
         Ok(())
     }
 
@@ -334,6 +341,7 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         if let Some(child) = self.overlay.additions(self.here()).and_then(|additions| additions.get(name)) {
             return Ok(Some(match self.overlay.made(child.index) {
                 Some(Made::Directory { .. }) => Found::Directory(At::Synthetic(child.index)),
+                Some(Made::Link { target }) => Found::Link(Node::Synthetic(child.index), target.to_vec()),
                 _ => Found::Other(Node::Synthetic(child.index)),
             }));
         }
@@ -347,7 +355,10 @@ impl<'a, S: ReadAt> Walk<'a, S> {
         let inode = self.image.inode(entry.inode).map_err(|source| self.unreadable(source))?;
         Ok(Some(match inode.kind {
             Kind::Directory { .. } => Found::Directory(At::Image(inode)),
-            Kind::Symlink { .. } => Found::Link(inode),
+            Kind::Symlink { .. } => {
+                let target = self.image.read_link(&inode).map_err(|source| self.unreadable(source))?;
+                Found::Link(Node::Image(inode.reference), target)
+            }
             _ => Found::Other(Node::Image(inode.reference)),
         }))
     }

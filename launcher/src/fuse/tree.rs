@@ -139,6 +139,7 @@ impl Tree {
                 let attr = match overlay.made(index) {
                     Some(Made::Directory { .. }) => self.common.of_directory(index, overlay.subdirectories(node)),
                     Some(Made::File { content, mode }) => self.common.of_file(index, *mode, content.len() as u64),
+                    Some(Made::Link { target }) => self.common.of_link(index, target.len() as u64),
                     None => return Err(Errno::STALE.into()),
                 };
                 Ok((attr, None))
@@ -157,9 +158,14 @@ impl Tree {
 
     /// The target of a symbolic link.
     pub(super) fn link(&self, id: u64) -> Result<Vec<u8>, Failure> {
-        match self.inode(self.node(id)?)? {
-            Some(inode) => Ok(self.image.read_link(&inode)?),
-            None => Err(Errno::INVAL.into()),
+        let node = self.node(id)?;
+        match (self.inode(node)?, node) {
+            (Some(inode), _) => Ok(self.image.read_link(&inode)?),
+            (None, Node::Synthetic(index)) => match self.overlay().made(index) {
+                Some(Made::Link { target }) => Ok(target.to_vec()),
+                _ => Err(Errno::INVAL.into()),
+            },
+            (None, Node::Image(_)) => Err(Errno::INVAL.into()),
         }
     }
 
@@ -173,6 +179,7 @@ impl Tree {
             }
             Node::Synthetic(index) => match self.overlay().made(index) {
                 Some(Made::File { content, .. }) => Ok(FileBytes::Made(Arc::clone(content))),
+                Some(Made::Link { .. }) => Err(Errno::INVAL.into()),
                 _ => Err(Errno::ISDIR.into()),
             },
         }

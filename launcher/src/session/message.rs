@@ -62,18 +62,24 @@ pub(super) enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Wanted {
     directories: Vec<Vec<u8>>,
-    files: Vec<(Vec<u8>, Option<FileContent>)>,
+    files: Vec<(Vec<u8>, FileContent)>,
 }
 
-/// Content and permission bits of a [`SyntheticFile`] that is not empty.
-type FileContent = (Vec<u8>, u16);
+/// [`SyntheticFile`], likewise.
+#[derive(Debug, Serialize, Deserialize)]
+enum FileContent {
+    Empty,
+    Content(Vec<u8>, u16),
+    Link(Vec<u8>),
+}
 
 impl From<&Synthetic> for Wanted {
     fn from(synthetic: &Synthetic) -> Self {
         let bytes = |path: &std::path::PathBuf| path.as_os_str().as_encoded_bytes().to_vec();
         let file = |file: &SyntheticFile| match file {
-            SyntheticFile::Empty => None,
-            SyntheticFile::Content(content, mode) => Some((content.clone(), *mode)),
+            SyntheticFile::Empty => FileContent::Empty,
+            SyntheticFile::Content(content, mode) => FileContent::Content(content.clone(), *mode),
+            SyntheticFile::Link(target) => FileContent::Link(bytes(target)),
         };
         Self {
             directories: synthetic.directories.iter().map(bytes).collect(),
@@ -86,9 +92,10 @@ impl From<Wanted> for Synthetic {
     fn from(wanted: Wanted) -> Self {
         use std::os::unix::ffi::OsStringExt;
         let path = |bytes| std::path::PathBuf::from(std::ffi::OsString::from_vec(bytes));
-        let file = |file: Option<FileContent>| match file {
-            None => SyntheticFile::Empty,
-            Some((content, mode)) => SyntheticFile::Content(content, mode),
+        let file = |file: FileContent| match file {
+            FileContent::Empty => SyntheticFile::Empty,
+            FileContent::Content(content, mode) => SyntheticFile::Content(content, mode),
+            FileContent::Link(target) => SyntheticFile::Link(path(target)),
         };
         Self {
             directories: wanted.directories.into_iter().map(path).collect(),
@@ -165,6 +172,7 @@ mod tests {
             files: vec![
                 ("/b".into(), SyntheticFile::Empty),
                 ("/c".into(), SyntheticFile::Content(b"\xff".to_vec(), 0o600)),
+                ("/d".into(), SyntheticFile::Link("../c".into())),
             ],
         };
         send(&one, &Request::Add(Wanted::from(&synthetic)), &[one.as_fd(), other.as_fd()]).unwrap();
