@@ -17,6 +17,7 @@ use crate::spec::Composed;
 mod check;
 mod container;
 mod edits;
+pub mod generate;
 pub mod hooks;
 pub mod look;
 mod name;
@@ -196,25 +197,18 @@ impl Origin<'_> {
 ///
 /// # Errors
 /// When there is no such device, or it needs what a launch without privileges cannot do.
-pub fn inject(
-    composed: &mut Composed,
-    options: &Options,
-    tree: &dyn Tree,
-    host: &Host,
-    directories: &[PathBuf],
-) -> Result<(), Error> {
-    if options.devices.is_empty() && options.annotations.is_empty() {
+pub fn inject(composed: &mut Composed, options: &Options, tree: &dyn Tree, host: &Host) -> Result<(), Error> {
+    let annotated = || options.annotations.keys().any(|name| name.starts_with(ANNOTATION));
+    if options.devices.is_empty() && !annotated() {
         return Ok(());
     }
-    let mut annotations = composed.spec.annotations().clone().unwrap_or_default();
-    annotations.extend(options.annotations.iter().map(|(name, value)| (name.clone(), value.clone())));
-    let asked: Vec<Name> = options.devices.iter().cloned().chain(annotated(&annotations)?).collect();
-    composed.spec.set_annotations(Some(annotations));
+    let annotations = composed.spec.annotations().clone().unwrap_or_default();
+    let asked: Vec<Name> = options.devices.iter().cloned().chain(name::annotated(&annotations)?).collect();
     if asked.is_empty() {
         return Ok(());
     }
     let caller = Caller::of(options, host);
-    apply(composed, &asked, &Registry::read(directories), tree, &look::OfHost, &caller)
+    apply(composed, &asked, &Registry::read(&options.cdi_dirs), tree, &look::OfHost, &caller)
 }
 
 /// What the caller's own options set.
@@ -228,7 +222,9 @@ impl<'a> Caller<'a> {
     fn of(options: &'a Options, host: &'a Host) -> Self {
         let settings = host.file_settings.iter().chain(&options.env);
         let variables = settings.filter_map(|setting| match setting {
-            EnvSetting::Set(name, _) | EnvSetting::Inherit(name) => name.to_str(),
+            EnvSetting::Set(name, _) | EnvSetting::Inherit(name) | EnvSetting::Expand { name, .. } => name.to_str(),
+            // What a device sets is not taken away by what adds to it.
+            EnvSetting::Prepend(..) | EnvSetting::Append(..) | EnvSetting::Unset(_) => None,
         });
         let destination = |bind: &crate::options::Bind| {
             let source = match &bind.source {

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::options::Verb;
 
 pub mod accepted;
+mod cdi;
 pub mod completions;
 mod config;
 mod flags;
@@ -20,6 +21,7 @@ pub mod registry;
 mod store;
 pub mod units;
 
+pub use cdi::{Cdi, CdiCommand};
 pub use config::{Config, ConfigCommand};
 pub use flags::Flags;
 pub use instance::{InInstance, Instance, InstanceCommand, List, Logs, Restart, Start, Stop};
@@ -88,6 +90,8 @@ pub enum Command {
     Prune(Prune),
     /// Show what an image contains
     Inspect(Inspect),
+    /// Devices that --device gives containers, by the Container Device Interface (CDI)
+    Cdi(Cdi),
     /// Check whether this host can run images, and say what to change
     Doctor(Doctor),
     /// Print what would run, as an OCI runtime specification

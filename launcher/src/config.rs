@@ -123,6 +123,7 @@ pub struct Config {
     apptainer_variables: bool,
     default_profile: Option<String>,
     profiles: Profiles,
+    cdi_dirs: Vec<PathBuf>,
 }
 
 /// What one file adds to every launch.
@@ -173,7 +174,7 @@ impl Config {
             images,
             mounts,
             environment,
-            gpu: _,
+            gpu,
             mpi: _,
             compatibility,
             defaults,
@@ -188,6 +189,7 @@ impl Config {
         self.store.merge(store);
         self.registry.merge(registry, !of_site);
         self.images.merge(images);
+        self.cdi_dirs = gpu.cdi_dirs.unwrap_or_else(|| std::mem::take(&mut self.cdi_dirs));
         self.force_bind = mounts.force_bind.unwrap_or(self.force_bind);
         self.apptainer_variables = compatibility.apptainer_variables.unwrap_or(self.apptainer_variables);
         self.default_profile = defaults.profile.or(self.default_profile.take());
@@ -196,6 +198,12 @@ impl Config {
             self.parts.push(Part { path, of_site, mounts, environment });
         }
         Ok(())
+    }
+
+    /// Directories of CDI files besides the standard ones.
+    #[must_use]
+    pub fn cdi_dirs(&self) -> &[PathBuf] {
+        &self.cdi_dirs
     }
 
     /// What no single file shows to be wrong.
@@ -290,6 +298,8 @@ mod tests {
         let store = read().unwrap().store;
         assert_eq!((store.dir.as_deref(), store.max_size), (Some("~/s"), Some(50 << 30)));
         assert_eq!(store.dirs, Some(vec!["/t".to_owned()]));
+        fs::write(site.join("conf.d/27.toml"), "[gpu]\ncdi-dirs = [\"/c\"]\n").unwrap();
+        assert_eq!(read().unwrap().cdi_dirs(), [PathBuf::from("/c")]);
         fs::write(site.join("conf.d/30.toml"), "\n[store]\nmax-size = \"lots\"\n").unwrap();
         let text = read().unwrap_err().to_string();
         assert!(text.contains("line 3") && text.contains("like 50G"), "{text}");

@@ -82,7 +82,7 @@ pub(super) fn start(
     };
     trace::mark("look for the image's session");
     let (mut around, mut collect) = (None, Some(collect));
-    let meeting = sessions.meet(&path, &ids, options.fakeroot, || around = collect.take().map(|collect| collect()));
+    let meeting = sessions.meet(&path, &ids, &options, || around = collect.take().map(|collect| collect()));
     let around = around.or_else(|| collect.take().map(|collect| collect()));
     let launch = launch(around.context("cannot look around twice")??);
     match meeting {
@@ -179,6 +179,7 @@ pub(super) fn ready(flags: &Flags, image: PathBuf, verb: Verb, config: &Config) 
     let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let Settled { image, verb, options, warnings } = config::apply(config, &env, Asked { flags, image, verb })?;
     warnings.iter().for_each(|warning| warn(warning));
+    let options = with_site(options, config);
     let images::Found { path, name } = images::find(&image, flags.pull, config)?;
     let image = config.images.resolve(path)?;
     let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
@@ -199,6 +200,11 @@ pub(super) fn specification(arguments: &cli::Spec) -> anyhow::Result<Exit> {
     let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
     let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
     show(&arguments.flags, &image, verb, arguments.steps || arguments.flags.dry_run)
+}
+
+/// The caller's directories of CDI files count before the site's.
+fn with_site(options: Options, config: &Config) -> Options {
+    Options { cdi_dirs: config.cdi_dirs().iter().cloned().chain(options.cdi_dirs).collect(), ..options }
 }
 
 /// Prints what would happen.
@@ -273,8 +279,15 @@ impl Sessions {
     }
 
     /// The image's session; `None` when the image itself has to say what is wrong with it.
-    fn meet(&self, path: &Path, ids: &Ids, root: bool, meanwhile: impl FnOnce()) -> std::io::Result<Option<Meeting>> {
-        let Ok(identity) = Identity::of(path, ids, root) else { return Ok(None) };
+    fn meet(
+        &self,
+        path: &Path,
+        ids: &Ids,
+        options: &Options,
+        meanwhile: impl FnOnce(),
+    ) -> std::io::Result<Option<Meeting>> {
+        let Ok(identity) = Identity::of(path, ids, options.fakeroot) else { return Ok(None) };
+        let identity = identity.shown_as(&options.shown_as());
         Place::open(&identity)?.map(|place| session::meet(place, &identity, meanwhile)).transpose()
     }
 }
@@ -339,7 +352,7 @@ impl Launch {
         let host = Host::new(self.around.clone(), ids.clone(), who);
         let disk = Disk::default();
         let mut composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
-        cdi::inject(&mut composed, &self.options, facts.tree, &host, &[])?;
+        cdi::inject(&mut composed, &self.options, facts.tree, &host)?;
         trace::mark("plan");
         let to_make = self.work_directories(&composed);
         let wanted = if to_make.is_empty() {

@@ -4,6 +4,7 @@
 
 mod build;
 mod configuration;
+mod devices;
 mod images;
 mod instances;
 mod launch;
@@ -125,6 +126,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Images(arguments) => images::list(&arguments),
         Command::Rmi(arguments) => images::remove(&arguments),
         Command::Prune(arguments) => images::prune(&arguments),
+        Command::Cdi(arguments) => devices::cdi(&arguments),
         Command::Inspect(arguments) => show_image(&arguments),
         Command::Completions(arguments) => complete(&arguments),
         Command::Doctor(arguments) => {

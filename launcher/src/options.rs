@@ -212,10 +212,29 @@ pub struct Options {
     pub seccomp: Option<PathBuf>,
     /// Devices by their CDI names.
     pub devices: Vec<Name>,
-    /// Annotations of the container. Those of [`crate::cdi::ANNOTATION`] ask for devices.
-    pub annotations: BTreeMap<String, String>,
+    /// Directories of CDI files besides the standard ones; what is in later ones counts.
+    pub cdi_dirs: Vec<PathBuf>,
     /// Shell to start instead of the image's.
     pub shell: Option<PathBuf>,
     /// Of the caller's, for the runtime specification.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Options {
+    /// What tells launches that have the image shown in another way from plain ones, for which it is empty: devices
+    /// bring links and files that take the place of the image's.
+    #[must_use]
+    pub fn shown_as(&self) -> String {
+        let mut shown = String::new();
+        let asking = self.annotations.iter().filter(|(name, _)| name.starts_with(crate::cdi::ANNOTATION));
+        let annotated = asking.map(|(_, value)| value.clone());
+        for device in self.devices.iter().map(ToString::to_string).chain(annotated) {
+            shown.push_str(&device);
+            shown.push('\n');
+        }
+        if !shown.is_empty() {
+            self.cdi_dirs.iter().for_each(|directory| shown.push_str(&directory.to_string_lossy()));
+        }
+        shown
+    }
 }

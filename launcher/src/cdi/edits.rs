@@ -61,7 +61,7 @@ pub(super) fn apply(
     }
     for setting in &edits.env {
         let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
-        if !origin.set_by_caller.iter().any(|set| *set == name) {
+        if !origin.set_by_caller.contains(&name) {
             container.set(name, value);
         }
     }

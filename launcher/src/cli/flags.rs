@@ -46,6 +46,9 @@ pub struct Flags {
     /// Show a device of the host, where /dev is minimal, or give the container CDI devices; a comma separates several
     #[arg(long, value_name = "DEVICE[:DESTINATION]|VENDOR/CLASS=NAME", help_heading = "Mounts")]
     pub device: Vec<OsString>,
+    /// Look for CDI devices in these directories as well; a comma separates several
+    #[arg(long, value_name = "DIRECTORY", help_heading = "Mounts")]
+    pub cdi_dirs: Vec<OsString>,
 
     /// Bring NVIDIA's driver into the container
     #[arg(long, help_heading = "GPU and MPI")]
@@ -204,6 +207,9 @@ impl Flags {
                 Some(names) => options.devices.extend(names),
                 None => options.binds.push(parse::device(value)?),
             }
+        }
+        for value in &self.cdi_dirs {
+            options.cdi_dirs.extend(parse::names(value).into_iter().map(PathBuf::from));
         }
         for value in &self.annotation {
             let (name, value) = parse::annotation(value)?;

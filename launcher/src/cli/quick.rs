@@ -63,6 +63,7 @@ const TABLE: &[Row] = &[
     (&["dns"], None, Action::Other),
     (&["pwd", "cwd"], None, Action::Value(|flags, value| flags.pwd.replace(value.into()).is_none())),
     (&["shell"], Some('s'), Action::Value(|flags, value| flags.shell.replace(value.into()).is_none())),
+    (&["cdi-dirs"], None, Action::Values(|flags, value| flags.cdi_dirs.push(value))),
     (&["annotation"], None, Action::Values(|flags, value| flags.annotation.push(value))),
     (
         &["profile"],

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
@@ -131,12 +132,14 @@ impl Environment {
     }
 }
 
-/// This version brings no driver along, so that there is one value.
+/// How devices come into containers. This version brings no driver along by default, so that there is one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct Gpu {
     #[serde(deserialize_with = "no_driver")]
     default: Option<String>,
+    /// Directories of CDI files, which count before the standard ones.
+    pub(super) cdi_dirs: Option<Vec<PathBuf>>,
 }
 
 /// The host's MPI is not brought along, so that both values mean the same.

@@ -34,6 +34,8 @@ pub fn over(upper: Options, under: Options) -> Options {
         capabilities,
         seccomp,
         shell,
+        devices,
+        cdi_dirs,
         annotations,
     } = upper;
     let mut kept = under.binds;
@@ -70,6 +72,8 @@ pub fn over(upper: Options, under: Options) -> Options {
         },
         seccomp: seccomp.or(under.seccomp),
         shell: shell.or(under.shell),
+        devices: joined(under.devices.into_iter().filter(|name| !devices.contains(name)).collect(), devices),
+        cdi_dirs: joined(under.cdi_dirs, cdi_dirs),
         annotations: under.annotations.into_iter().chain(annotations).collect(),
     }
 }

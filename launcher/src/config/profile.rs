@@ -101,7 +101,10 @@ pub enum Error {
 }
 
 fn devices<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    checked(from, parse::device)
+    checked(from, |text| match parse::cdi_devices(text)? {
+        Some(_) => Ok(()),
+        None => parse::device(text).map(drop),
+    })
 }
 
 fn scratches<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {

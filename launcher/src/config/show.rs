@@ -18,6 +18,7 @@ pub const KEYS: &[(&str, Option<&str>)] = &[
     ("environment.prepend.*", None),
     ("environment.set.*", None),
     ("environment.unset", None),
+    ("gpu.cdi-dirs", None),
     ("gpu.default", Some("\"off\"")),
     ("images.allowed-paths", None),
     ("images.allowed-registries", None),

@@ -75,6 +75,19 @@ impl Identity {
         Ok(Self { name, user_namespace })
     }
 
+    /// Of launches that have the image shown in a way of their own, which is called `variant`: what one has the server
+    /// show in place of the image's files, others would see. Without a name nothing is special.
+    #[must_use]
+    pub fn shown_as(self, variant: &str) -> Self {
+        if variant.is_empty() {
+            return self;
+        }
+        let mut print = Fingerprint::new();
+        print.bytes(self.name.as_bytes());
+        print.bytes(variant.as_bytes());
+        Self { name: print.finish().iter().map(|byte| format!("{byte:02x}")).collect(), ..self }
+    }
+
     pub(super) fn socket(&self) -> String {
         format!("{}{SUFFIX}", self.name)
     }
@@ -234,6 +247,9 @@ mod tests {
         assert_eq!(of(&path).unwrap(), first);
         assert_ne!(Identity::of(&path, &Ids::root(7, 8), false).unwrap(), first, "another map of ids");
         assert_ne!(Identity::of(&path, &Ids::own(7, 8), true).unwrap(), first, "root");
+        assert_eq!(first.clone().shown_as(""), first);
+        let shown = first.clone().shown_as("gpu");
+        assert!(shown != first && shown == first.clone().shown_as("gpu") && shown != first.clone().shown_as("gpus"));
         fs::write(&path, "two!").unwrap();
         assert_ne!(of(&path).unwrap(), first);
         assert!(of(&dir.path().join("absent")).is_err());
