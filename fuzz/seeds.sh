@@ -62,6 +62,45 @@ tar_convert() {
     gzip -9nc "$out/gnu" >"$out/gnu.gz"
 }
 
+# A file with every field, in both forms, and one that leans on what only YAML has.
+cdi_file() {
+    out=$PWD/corpus/cdi_file
+    mkdir -p "$out"
+    cat >"$out/all.json" <<'END'
+{"cdiVersion": "1.1.0", "kind": "vendor.com/thing.x", "annotations": {"a/b": "c"}, "containerEdits": {"env": ["A=1"]},
+ "devices": [{"name": "0", "annotations": {}, "containerEdits": {
+  "deviceNodes": [{"path": "/dev/a", "hostPath": "/dev/b", "type": "c", "major": 1, "minor": 2, "fileMode": 438,
+   "permissions": "rw", "uid": 0, "gid": 0}],
+  "netDevices": [{"hostInterfaceName": "a", "name": "b"}],
+  "mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "tmpfs", "options": ["ro"]}],
+  "hooks": [{"hookName": "createContainer", "path": "/usr/bin/nvidia-ctk", "timeout": 1, "env": ["A=1"],
+   "args": ["nvidia-ctk", "hook", "create-symlinks", "--link", "a::/b,c::/d"]}],
+  "intelRdt": {"closID": "x", "schemata": ["a"], "enableMonitoring": true}, "additionalGids": [44]}}]}
+END
+    cat >"$out/all.yaml" <<'END'
+---
+cdiVersion: 0.5.0
+kind: vendor.com/thing
+devices:
+- name: 0
+  containerEdits: &edits
+    deviceNodes: [{path: /dev/a, fileMode: 0666, permissions: "rw"}]
+    hooks:
+    - {hookName: createContainer, path: /x/nvidia-cdi-hook, args: [x, chmod, --mode=755, --path, /dev/dri]}
+- name: one
+  containerEdits: *edits
+END
+}
+
+gpu_require() {
+    out=$PWD/corpus/gpu_require
+    mkdir -p "$out"
+    printf 'cuda>=12.4 brand=tesla,driver>=470,driver<471 arch!=7.0,brand=geforce' >"$out/require"
+    printf '0,GPU-8932f937,MIG-GPU-8932f937/1/0,0:1,2-5' >"$out/list"
+}
+
 squashfs_read
 tar_convert
+cdi_file
+gpu_require
 echo "seeds are in $PWD/corpus"

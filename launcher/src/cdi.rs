@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 
+use crate::gpu_policy::facts::{self, Facts};
+use crate::gpu_policy::require;
 use crate::host::Host;
 use crate::image::{self, Tree};
 use crate::options::{BindSource, EnvSetting, Options};
@@ -35,6 +37,13 @@ pub use registry::{DIRECTORIES, Entry, File, Listed, Registry, Unusable, read};
 use container::Container;
 use look::Look;
 use native::{Applier, Libraries};
+
+/// Vendor of the devices whose images have requirements.
+const NVIDIA: &str = "nvidia.com";
+/// The version of NVIDIA's driver.
+const MODULE_VERSION: &str = "/sys/module/nvidia/version";
+/// The same, among other words.
+const DRIVER_VERSION: &str = "/proc/driver/nvidia/version";
 
 /// Why a container cannot have a device.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +161,9 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The image does not work with the driver.
+    #[error(transparent)]
+    Require(#[from] require::Error),
     /// The image is damaged.
     #[error(transparent)]
     Image(#[from] image::Error),
@@ -209,6 +221,16 @@ pub fn inject(composed: &mut Composed, options: &Options, tree: &dyn Tree, host:
     }
     let caller = Caller::of(options, host);
     apply(composed, &asked, &Registry::read(&options.cdi_dirs), tree, &look::OfHost, &caller)
+}
+
+/// NVIDIA's driver, as far as it says what it is to those who do not load it.
+fn driver(host: &dyn Look) -> Facts {
+    let version = host.text(Path::new(MODULE_VERSION)).or_else(|| {
+        let text = host.text(Path::new(DRIVER_VERSION))?;
+        let words = text.split_whitespace();
+        words.filter(|word| word.contains('.')).find(|word| facts::Version::parse(word).is_some()).map(str::to_owned)
+    });
+    version.as_deref().map(Facts::of_driver).unwrap_or_default()
 }
 
 /// What the caller's own options set.
@@ -277,6 +299,9 @@ fn apply(
         edits.hooks.iter().try_for_each(|hook| applier.hook(hook, &origin(device, path)))?;
     }
     applier.finish();
+    if devices.values().any(|(name, _)| name.vendor == NVIDIA) {
+        composed.warnings.extend(require::check(&container.variables(), &driver(host))?);
+    }
     container.put(&mut composed.spec);
     Ok(())
 }

@@ -12,6 +12,7 @@ pub mod edf;
 pub mod engine;
 pub mod exit;
 pub mod fuse;
+pub mod gpu_policy;
 pub mod host;
 pub mod ids;
 pub mod image;

@@ -220,7 +220,8 @@ fn root_files_of_the_host_are_found_and_the_drivers_parameters_changed() {
          mount -t overlay -o lowerdir=/etc,upperdir={0}/up/u,workdir={0}/up/w overlay /etc\n\
          mkdir /etc/cdi\ncp {0}/cdi/nvidia.yaml /etc/cdi/\n\
          mount -t tmpfs tmpfs /proc/driver\nmkdir /proc/driver/nvidia\n\
-         printf 'A: 1\\nModifyDeviceFiles: 1\\n' > /proc/driver/nvidia/params",
+         printf 'A: 1\\nModifyDeviceFiles: 1\\n' > /proc/driver/nvidia/params\n\
+         echo 'NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6' > /proc/driver/nvidia/version",
         bench.dir.path().display()
     );
     let image = bench.image.to_str().unwrap();
@@ -230,6 +231,9 @@ fn root_files_of_the_host_are_found_and_the_drivers_parameters_changed() {
     let seen = bench.on_host(&prepare, &words).success();
     assert_eq!(seen.stdout, "0\nA: 1\nModifyDeviceFiles: 0\nkept\n", "{}", seen.stderr);
     let prepare = prepare.replace(&format!("mkdir {}/up\n", bench.dir.path().display()), "");
+    let words = ["exec", "--device", "nvidia.com/gpu=0", "--env", "NVIDIA_REQUIRE_CUDA=cuda>=12.4", image, "true"];
+    let refused = bench.on_host(&prepare, &words).exited(125).stderr;
+    assert!(refused.contains("cuda>=12.4 is not so: driver 535.54.03 supports CUDA up to 12.2"), "{refused}");
     let listed = bench.on_host(&prepare, &["cdi", "list"]).success();
     assert!(listed.stdout.contains("nvidia.com/gpu=0") && listed.stdout.contains("/etc/cdi/nvidia.yaml"));
     let json = bench.on_host(&prepare, &["cdi", "list", "--json"]).success().stdout;

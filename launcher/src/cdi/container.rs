@@ -1,6 +1,6 @@
 //! The container that edits are applied to: the parts of the composed specification that they change.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
@@ -106,6 +106,11 @@ impl Container {
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         let setting = self.env.get(self.position(name)?)?;
         setting.split_once('=').map(|(_, value)| value)
+    }
+
+    pub(super) fn variables(&self) -> BTreeMap<String, String> {
+        let settings = self.env.iter().filter_map(|setting| setting.split_once('='));
+        settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     pub(super) fn set(&mut self, name: &str, value: &str) {

@@ -284,3 +284,19 @@ fn files_are_held_to_the_specification() {
     let annotated = "annotations: {a: 1}\n".to_owned() + &with("0.5.0", "env: [A=1]");
     assert!(text(&annotated).contains("annotations needs 0.6.0"));
 }
+
+#[test]
+fn an_image_that_needs_a_newer_driver_is_said_to() {
+    let file = "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices: [{name: 0, containerEdits: {env: [A=1]}}]\n";
+    let mut bench = Bench::new(file);
+    let words = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6\nGCC version: gcc 12.2.0\n";
+    bench.host.texts.insert("/proc/driver/nvidia/version".into(), words.to_owned());
+    let required = ["NVIDIA_REQUIRE_CUDA=cuda>=12.4 driver>=999"];
+    let error = bench.inject(&mut composed(&[], &required), &["nvidia.com/gpu=0"]).unwrap_err().to_string();
+    assert!(error.contains("driver 535.54.03 supports CUDA up to 12.2"), "{error}");
+    bench.inject(&mut composed(&[], &["NVIDIA_REQUIRE_CUDA=cuda>=12.2"]), &["nvidia.com/gpu=0"]).unwrap();
+    bench.host.texts.clear();
+    let mut unknown = composed(&[], &required);
+    bench.inject(&mut unknown, &["nvidia.com/gpu=0"]).unwrap();
+    assert!(unknown.warnings[0].contains("not checked"), "{:?}", unknown.warnings);
+}

@@ -153,6 +153,10 @@ impl Engine<'_> {
     /// Without an overlay: generated files are bound over those that the image has.
     fn bind_generated(&mut self, memory: &OwnedFd, content: &crate::fuse::Synthetic) -> Result<(), LaunchError> {
         for (index, (path, file)) in content.files.iter().enumerate() {
+            if matches!(file, crate::fuse::SyntheticFile::Link(_)) && self.target(path).is_err() {
+                let cause = std::io::Error::other("this kernel lets no user put a link over a directory");
+                return Err(generated::failed(path, cause).into());
+            }
             let Some(source) = generated::single_file(memory, index, file)? else { continue };
             let Ok(target) = self.target(path) else { continue };
             let failed = |cause: std::io::Error| LaunchError::Bind {

@@ -112,6 +112,10 @@ impl Root {
             steps.extend(synthetic.directories.iter().cloned().map(Step::MakeDirectory));
             let empty = synthetic.files.iter().filter(|(_, file)| *file == SyntheticFile::Empty);
             steps.extend(empty.map(|(path, _)| Step::MakeFile(path.clone())));
+            steps.extend(synthetic.files.iter().filter_map(|(path, file)| match file {
+                SyntheticFile::Link(target) => Some(Step::MakeLink { path: path.clone(), target: target.clone() }),
+                _ => None,
+            }));
         }
         if self.directory.is_some() {
             let generated = std::mem::take(synthetic);
@@ -120,7 +124,8 @@ impl Root {
             } else {
                 steps.extend(generated.files.into_iter().filter_map(|(path, file)| match file {
                     SyntheticFile::Content(content, _) => Some(Step::WriteFile { path, content }),
-                    SyntheticFile::Empty => None,
+                    // Made by the steps above.
+                    SyntheticFile::Empty | SyntheticFile::Link(_) => None,
                 }));
             }
         }

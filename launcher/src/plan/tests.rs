@@ -368,3 +368,34 @@ fn images_that_are_bound_can_be_shared() {
     spec.mounts_mut().as_mut().unwrap()[0].set_options(Some(vec!["size=1".into()]));
     assert!(matches!(plan(&spec), Err(Error::Option { .. })));
 }
+
+#[test]
+fn links_files_and_modes_come_to_be_where_there_is_room() {
+    let mounts = vec![fs("tmpfs", "/dev", &["mode=755"]), bind("/proc", "/proc", &["rbind"])];
+    let annotations = [
+        ("org.coracle.link./usr/lib/a.so", "a.so.1"),
+        ("org.coracle.link./dev/by/x", "../x"),
+        ("org.coracle.over./proc/driver/params", "A: 0"),
+        ("org.coracle.mode./dev/by", "750"),
+    ];
+    let wanted = Wanted::new(&spec(mounts.clone(), &annotations), Path::new("/mnt"), &Everything).unwrap();
+    let link = SyntheticFile::Link("a.so.1".into());
+    let shown = wanted.synthetic.files.iter().find(|(path, _)| path.starts_with("/.coracle/shown")).unwrap();
+    assert_eq!(shown.1, SyntheticFile::Content(b"A: 0".to_vec(), 0o444));
+    assert!(wanted.synthetic.files.contains(&("/usr/lib/a.so".into(), link)));
+    let last: Vec<&Step> = wanted.mounts.iter().rev().take(3).collect();
+    assert_eq!(
+        last,
+        [
+            &Step::BindShown { source: shown.0.clone(), destination: "/proc/driver/params".into() },
+            &Step::SetMode { path: "/dev/by".into(), mode: 0o750 },
+            &Step::MakeLink { path: "/dev/by/x".into(), target: "../x".into() },
+        ]
+    );
+    for wrong in
+        [("org.coracle.link./proc/x", "y"), ("org.coracle.mode./proc", "755"), ("org.coracle.mode./dev", "999")]
+    {
+        let error = Wanted::new(&spec(mounts.clone(), &[wrong]), Path::new("/mnt"), &Everything).unwrap_err();
+        assert!(matches!(error, Error::Unsupported(_)), "{wrong:?}");
+    }
+}

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, chmodat, mkdirat, openat};
+use rustix::fs::{Mode, OFlags, chmodat, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 
 use super::{DIRECTORY, Error, LaunchError};
@@ -32,13 +32,14 @@ pub(super) fn prepare(tree: &Directory, memory: &OwnedFd, content: &Synthetic) -
         let place = match file {
             SyntheticFile::Empty => locate(tree, path)?,
             // The link itself is replaced, as by the file system server.
-            SyntheticFile::Content(..) => parent_followed(tree, path)?,
+            SyntheticFile::Content(..) | SyntheticFile::Link(_) => parent_followed(tree, path)?,
         };
         match (place.entry, file) {
             (Some(Entry::Directory), _) => {
                 return Err(LaunchError::Serve(fuse::Error::IsADirectory { path: path.clone() }));
             }
             (Some(_), SyntheticFile::Empty) => {}
+            (Some(Entry::Link(there)), SyntheticFile::Link(target)) if there == *target => {}
             (_, file) => layer.file(&place.path, path, file)?,
         }
     }
@@ -110,6 +111,7 @@ fn write(at: &OwnedFd, name: &Path, file: &SyntheticFile) -> io::Result<()> {
     let (content, mode): (&[u8], u32) = match file {
         SyntheticFile::Empty => (&[], 0o644),
         SyntheticFile::Content(content, mode) => (content, u32::from(*mode)),
+        SyntheticFile::Link(target) => return Ok(symlinkat(target, at, name)?),
     };
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(at, name, flags, Mode::from_raw_mode(mode))?);
@@ -123,7 +125,7 @@ fn make_directory(at: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
     Ok(openat(at, name, DIRECTORY, Mode::empty())?)
 }
 
-fn failed(path: &Path, cause: io::Error) -> Error {
+pub(super) fn failed(path: &Path, cause: io::Error) -> Error {
     Error::Generate { path: path.to_path_buf(), cause }
 }
 

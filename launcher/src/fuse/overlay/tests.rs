@@ -289,3 +289,38 @@ fn additions_to_a_mounted_tree_change_nothing_that_was_seen() {
     assert_eq!(read(&tree, "/etc/group"), b"old");
     assert!(matches!(add(directories(&["/file/x"])), Err(Error::NotADirectory { .. })));
 }
+
+#[test]
+fn links_are_shown_followed_and_left_where_they_are() {
+    if !have("mksquashfs") {
+        return;
+    }
+    let link = |target: &str| SyntheticFile::Link(target.into());
+    let wanted = files(&[
+        ("/opt/lib/a.so", link("a.so.1")),
+        ("/etc/passwd", link("/elsewhere")),
+        ("/home", link("var/home")),
+        ("/new", link("/var/home")),
+        ("/new/inside", SyntheticFile::Empty),
+    ]);
+    let tree = tree(TREE, wanted.clone()).unwrap();
+    let target = |path: &str| {
+        let (node, attributes) = walk(&tree, path).unwrap();
+        assert_eq!(type_of(&attributes), FileType::Symlink, "{path}");
+        let target = tree.link(tree.id(node)).unwrap();
+        assert_eq!(attributes.size, target.len() as u64, "{path}");
+        String::from_utf8(target).unwrap()
+    };
+    assert_eq!(target("/opt/lib/a.so"), "a.so.1");
+    assert_eq!(target("/etc/passwd"), "/elsewhere");
+    assert!(matches!(walk(&tree, "/home").unwrap().0, Node::Image(_)), "the image's own is the same");
+    assert_eq!(kind(&tree, "/var/home/inside"), Some(FileType::File), "a new link is followed");
+    let (node, _) = walk(&tree, "/new").unwrap();
+    assert!(tree.file(tree.id(node)).is_err());
+    // In use: what is the same is there, what is another would change under somebody's eyes.
+    tree.add(&wanted, |_| Ok(())).unwrap();
+    for change in [("/opt/lib/a.so", link("a.so.2")), ("/file", link("x"))] {
+        assert!(matches!(tree.add(&files(&[change]), |_| Ok(())), Err(Error::Conflict { .. })));
+    }
+    assert!(matches!(tree.add(&files(&[("/etc", link("x"))]), |_| Ok(())), Err(Error::IsADirectory { .. })));
+}
