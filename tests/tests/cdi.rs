@@ -167,7 +167,7 @@ fn userns_hooks_are_done_without_running_them_or_refused_by_name() {
     needs!(Coracle, Fuse);
     let bench = Bench::new(&[("vendor.yaml", HOOKS)]);
     let script = "readlink /opt/vendor/lib/libv.so; readlink /dev/vendor/by/x; readlink /etc/motd; ls /opt/vendor/lib";
-    for way in [&["--no-session"][..], &[]] {
+    for way in [&["--no-session"][..], &[], &["--writable-tmpfs"]] {
         let options: Vec<&str> = [way, &["--contain", "--device", "vendor.com/thing=links"]].concat();
         let links = bench.exec(&options, script).success();
         assert_eq!(links.stdout, "libv.so.1\n../x\n/made/up\nlibv.so\n", "{}", links.stderr);
