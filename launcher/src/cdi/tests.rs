@@ -300,3 +300,39 @@ fn an_image_that_needs_a_newer_driver_is_said_to() {
     bench.inject(&mut unknown, &["nvidia.com/gpu=0"]).unwrap();
     assert!(unknown.warnings[0].contains("not checked"), "{:?}", unknown.warnings);
 }
+
+/// A file that is taken after some of its bytes were changed means the same when it is written and read again.
+#[test]
+fn damaged_files_are_refused_or_mean_something() {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut number = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let aliased = GPU.replacen("- name: 0\n  containerEdits:", "- name: 0\n  containerEdits: &e", 1)
+        + "- name: two\n  containerEdits: *e\n";
+    let json = serde_json::to_string(&spec::Spec::parse(GPU.as_bytes()).unwrap()).unwrap();
+    let mut taken = 0;
+    for seed in [GPU, &aliased, &json] {
+        spec::Spec::parse(seed.as_bytes()).unwrap();
+        for _ in 0..2000 {
+            let mut bytes = seed.as_bytes().to_vec();
+            for _ in 0..=number(3) {
+                let at = number(bytes.len());
+                match number(4) {
+                    0 => bytes[at] = b"\n :-{}[]&*!'\"#0a~"[number(16)],
+                    1 => drop(bytes.remove(at)),
+                    2 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, bytes[number(bytes.len())]),
+                }
+            }
+            let Ok(spec) = spec::Spec::parse(&bytes) else { continue };
+            taken += 1;
+            let text = serde_json::to_string(&spec).unwrap();
+            assert_eq!(spec::Spec::parse(text.as_bytes()).unwrap(), spec, "{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+    assert!(taken > 100, "{taken} were taken");
+}

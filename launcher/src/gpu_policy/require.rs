@@ -154,7 +154,7 @@ impl Expression {
         if text.len() > LENGTH_MAX {
             return Err(Malformed("it is unreasonably long".to_owned()));
         }
-        let alternatives = text.split_ascii_whitespace().map(|alternative| {
+        let alternatives = text.split_whitespace().map(|alternative| {
             let conditions = alternative.split(',').filter(|condition| !condition.is_empty());
             conditions.map(Condition::parse).collect::<Result<Vec<_>, _>>()
         });
@@ -451,6 +451,7 @@ mod tests {
             ("driver>1,driver<2 cuda>=99", Holds::No),
             ("driver<2,weather=fine", Holds::No),
             (",driver>1, ", Holds::Yes),
+            ("\u{b}", Holds::Yes),
         ] {
             assert_eq!(holds(text), wanted, "{text}");
         }
