@@ -368,7 +368,9 @@ mod tests {
             ("[profile.x]\nwritable-tmpfs = \"lots\"\n", "no size"),
             ("[profile.x]\nwritable-tmpfs = 3\n", "true, false or a size"),
             ("[profile.x]\npwd = \"work\"\n", "absolute path"),
-            ("[profile.x]\ndevice = [\"nvidia.com/gpu=all\"]\n", "CDI"),
+            ("[profile.x]\ndevice = [\"nvidia.com/gpu\"]\n", "CDI"),
+            ("[profile.x]\ndevice = [\"gpu=0\"]\n", "vendor.com/class=name"),
+            ("[gpu]\ncdi-dirs = \"/a\"\n", "sequence"),
         ] {
             let error = place.read(text, "").unwrap_err();
             assert!(error.contains("line 2") && error.contains(part), "{text}: {error}");

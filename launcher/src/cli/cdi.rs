@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cdi::generate;
 
-/// `cdi`.
+#[doc = concat!("`cdi`.")]
 #[derive(Debug, Args)]
 pub struct Cdi {
     /// What to do.
@@ -14,7 +14,7 @@ pub struct Cdi {
     pub command: CdiCommand,
 }
 
-/// What can be done with CDI files.
+#[doc = concat!("What can be done with CDI files.")]
 #[derive(Debug, Subcommand)]
 pub enum CdiCommand {
     /// List the devices that --device takes

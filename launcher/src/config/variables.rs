@@ -65,6 +65,7 @@ fn text(value: &OsStr) -> String {
 pub const VARIABLES: &[Variable] = &[
     value("ADD_CAPS", "add-caps", &["ADD_CAPS"], |flags, value| flags.add_caps.push(text(&value))),
     value("BIND", "bind", &["BIND", "BINDPATH"], |flags, value| flags.bind.push(value)),
+    value("CDI_DIRS", "cdi-dirs", &[], |flags, value| flags.cdi_dirs.push(value)),
     switch("CLEANENV", "cleanenv", &["CLEANENV"], |flags| &mut flags.cleanenv),
     switch("COMPAT", "compat", &["COMPAT"], |flags| &mut flags.compat),
     switch("CONTAIN", "contain", &["CONTAIN"], |flags| &mut flags.contain),
@@ -275,7 +276,7 @@ mod tests {
             assert_eq!(*name, flag.to_uppercase().replace('-', "_"));
         }
         // These have no variable: they are for one launch, or say the opposite of another.
-        let without = ["env", "dry-run", "no-session", "pull", "no-pid", "no-init", "no-mpi", "network", "help"];
+        let without = ["annotation", "env", "dry-run", "no-session", "pull", "no-pid", "no-init", "no-mpi", "network", "help"];
         for flag in flags {
             let has = VARIABLES.iter().any(|variable| variable.flag == flag);
             assert_ne!(has, without.contains(&flag), "{flag}");
