@@ -203,7 +203,7 @@ pub(super) fn specification(arguments: &cli::Spec) -> anyhow::Result<Exit> {
 }
 
 /// The caller's directories of CDI files count before the site's.
-fn with_site(options: Options, config: &Config) -> Options {
+pub(super) fn with_site(options: Options, config: &Config) -> Options {
     Options { cdi_dirs: config.cdi_dirs().iter().cloned().chain(options.cdi_dirs).collect(), ..options }
 }
 

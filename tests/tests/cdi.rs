@@ -134,6 +134,29 @@ fn userns_an_unknown_device_is_said_with_the_known() {
     assert!(node.stderr.contains("/dev/vendor/one") && node.stderr.contains("--contain"), "{}", node.stderr);
 }
 
+/// An instance has the devices that it was started with, and each program in it what they set.
+#[test]
+fn userns_an_instance_has_its_devices() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new(&[("vendor.yaml", DEVICE)]);
+    bench.host_file("data", "of the host\n");
+    let own = |words: &[&str]| {
+        let mut command = bench.user.coracle(bench.dir.path(), words);
+        command.env("CORACLE_SESSION_DIR", bench.dir.path().join("sessions")).env("HOME", bench.dir.path());
+        run(&mut command)
+    };
+    let name = format!("cdi-{}", std::process::id());
+    let (image, at) = (bench.image.to_str().unwrap(), format!("instance://{name}"));
+    let device = ["--contain", "--cdi-dirs", "cdi", "--device", "vendor.com/thing=one"];
+    own(&[&["instance", "start"][..], &device, &[image, &name]].concat()).success();
+    let script = "cat /opt/vendor/data; echo $VENDOR_ONE; head -c 2 /dev/vendor/one | wc -c";
+    let seen = own(&["exec", &at, "/bin/sh", "-c", script]);
+    let late = own(&["exec", "--device", "vendor.com/thing=two", &at, "true"]);
+    own(&["instance", "stop", &name]).success();
+    assert_eq!(seen.success().stdout, "of the host\n1\n2\n");
+    assert!(late.exited(125).stderr.contains("cannot use --device in instance"));
+}
+
 const HOOKS: &str = "\
 cdiVersion: 0.6.0
 kind: vendor.com/thing

@@ -276,7 +276,8 @@ mod tests {
             assert_eq!(*name, flag.to_uppercase().replace('-', "_"));
         }
         // These have no variable: they are for one launch, or say the opposite of another.
-        let without = ["annotation", "env", "dry-run", "no-session", "pull", "no-pid", "no-init", "no-mpi", "network", "help"];
+        let without =
+            ["annotation", "env", "dry-run", "no-session", "pull", "no-pid", "no-init", "no-mpi", "network", "help"];
         for flag in flags {
             let has = VARIABLES.iter().any(|variable| variable.flag == flag);
             assert_ne!(has, without.contains(&flag), "{flag}");
