@@ -166,23 +166,54 @@ fn messages_that_are_explained_are_the_codes() {
     }
 }
 
-#[test]
-fn links_between_documents_lead_somewhere() {
-    for name in ["apptainer-options.md", "coming-from.md", "troubleshooting.md"] {
-        let text = document(name);
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = document(if file.is_empty() { name } else { file });
-            let anchors: BTreeSet<String> = target
-                .lines()
-                .filter(|line| line.starts_with('#'))
-                .map(|line| {
-                    let title = line.trim_start_matches('#').trim().to_lowercase();
-                    let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-                    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-                })
-                .collect();
-            assert!(anchor.is_empty() || anchors.contains(anchor), "{name}: {link}");
+/// Every page, relative to the workspace.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![PathBuf::from("README.md"), PathBuf::from("CHANGELOG.md")];
+    for directory in ["docs", "docs/decisions"].map(PathBuf::from) {
+        let entries = fs::read_dir(workspace().join(&directory)).unwrap();
+        let names = entries.map(|entry| PathBuf::from(entry.unwrap().file_name()));
+        pages.extend(
+            names.filter(|name| name.extension().is_some_and(|kind| kind == "md")).map(|name| directory.join(name)),
+        );
+    }
+    pages
+}
+
+/// What a link can name in a page: its headings, outside of code.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut in_code = false;
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if line.starts_with('#') && !in_code {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            found.insert(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
         }
     }
+    found
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut count = 0;
+    for page in pages() {
+        let text = fs::read_to_string(workspace().join(&page)).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            count += 1;
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let directory = workspace().join(page.parent().unwrap());
+            let target = if file.is_empty() { workspace().join(&page) } else { directory.join(file) };
+            assert!(target.exists(), "{}: {link}", page.display());
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                assert!(anchors(&text).contains(anchor), "{}: {link}", page.display());
+            }
+        }
+    }
+    assert!(count > 100, "{count} links");
 }
