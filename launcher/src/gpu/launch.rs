@@ -1,0 +1,280 @@
+//! A launch's drivers: what was asked for is looked for, decided on, and put into the composed specification.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{Mount, MountBuilder, Spec};
+
+use super::discover::{self, Found, Root, Wanted, discover};
+use super::image::ImageLibraries;
+use super::inject::{self, Bind, Ground, Injection, inject};
+use super::table::{Capability, Vendor};
+use crate::image::{self, Tree};
+use crate::libraries::cache;
+use crate::options::{Gpu, Missing, Options};
+use crate::session::Fingerprint;
+use crate::spec::{Composed, LINK, OPTIONAL, RAW_OVER, hex, is_below};
+
+/// Says which parts of NVIDIA's driver a container wants; images set it.
+const CAPABILITIES: &str = "NVIDIA_DRIVER_CAPABILITIES";
+/// Where the service that lets processes share a GPU has its pipes.
+const MPS: &str = "CUDA_MPS_PIPE_DIRECTORY";
+/// The loader's search path.
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+/// What a session remembers a decision under.
+const NOTE: &str = "gpu";
+/// What changes when a driver, its devices or its services do, besides the loader's cache.
+const WATCHED: [&str; 12] = [
+    cache::PATH,
+    "/dev",
+    "/dev/dri",
+    "/dev/nvidia-caps",
+    "/dev/nvidia-caps-imex-channels",
+    "/dev/nvidiactl",
+    "/dev/dxg",
+    "/dev/kfd",
+    "/run/nvidia-persistenced",
+    "/run/nvidia-fabricmanager",
+    "/etc/OpenCL/vendors",
+    "/tmp/nvidia-mps",
+];
+
+/// Why a launch cannot have a driver.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is none, and it had to be.
+    #[error(
+        "cannot bring the {vendor} driver into the container: this host has no {vendor} GPU that you can use ({looked}); use a node that has one, or leave \
+         --gpu={} out", vendor.name().to_lowercase()
+    )]
+    Absent {
+        /// Whose.
+        vendor: Vendor,
+        /// What was looked for.
+        looked: &'static str,
+    },
+    /// It cannot work on this host.
+    #[error(transparent)]
+    Discover(#[from] discover::Error),
+    /// It cannot work in this image.
+    #[error(transparent)]
+    Inject(#[from] inject::Error),
+    /// The image is damaged.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// The parts do not make a specification.
+    #[error("cannot compose the runtime specification")]
+    Spec(#[from] OciSpecError),
+}
+
+/// By what a vendor's GPU is known.
+fn looked(vendor: Vendor) -> &'static str {
+    match vendor {
+        Vendor::Nvidia => "neither /proc/driver/nvidia/version nor /dev/nvidiactl is there",
+        Vendor::Amd => "there is neither /dev/kfd nor a /dev/dri/renderD* of AMD's",
+        Vendor::Intel => "there is no /dev/dri/renderD* of Intel's",
+    }
+}
+
+/// Brings the drivers that options ask for into what was composed. Without any it looks at nothing.
+///
+/// # Errors
+/// When a driver that had to be there is not, or could not work.
+pub fn apply(composed: &mut Composed, options: &Options, tree: &dyn Tree) -> Result<(), Error> {
+    if options.gpu.asked.is_empty() {
+        return Ok(());
+    }
+    let (wanted, complaints) = wanted(&composed.spec);
+    composed.warnings.extend(complaints);
+    let ground = ground(options, &wanted);
+    let state = state(&options.gpu, &wanted, ground);
+    let remembered = tree.note(NOTE).and_then(|note| postcard::from_bytes::<([u8; 16], Injection)>(note).ok());
+    let injection = match remembered.filter(|(of, _)| *of == state) {
+        Some((_, injection)) => injection,
+        None => {
+            let (_, injection) = decide(&Root::host(), &options.gpu, &wanted, ground, tree)?;
+            if let Ok(note) = postcard::to_stdvec(&(state, &injection)) {
+                tree.keep_note(NOTE, note);
+            }
+            injection
+        }
+    };
+    edit(composed, &injection)
+}
+
+/// What the container's environment says about what it wants, and what was not understood.
+#[must_use]
+pub fn wanted(spec: &Spec) -> (Wanted, Option<String>) {
+    let mut wanted = Wanted { mps: variable(spec, MPS).map(PathBuf::from), ..Wanted::default() };
+    let mut unknown = None;
+    if let Some(list) = variable(spec, CAPABILITIES).filter(|list| !list.is_empty()) {
+        let mut capabilities = BTreeSet::new();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match Capability::from_name(name) {
+                Some(capability) => drop(capabilities.insert(capability)),
+                None if name == "all" => capabilities.extend(Capability::ALL),
+                None => {
+                    unknown = Some(format!("{CAPABILITIES} has {name:?}, which is no capability: it is passed over"))
+                }
+            }
+        }
+        wanted.capabilities = capabilities;
+    }
+    (wanted, unknown)
+}
+
+fn variable<'s>(spec: &'s Spec, name: &str) -> Option<&'s str> {
+    let env = spec.process().as_ref()?.env().as_deref()?;
+    env.iter().rev().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// On what the loader's way depends.
+#[must_use]
+pub fn ground(options: &Options, wanted: &Wanted) -> Ground {
+    Ground { abi: wanted.abi, writable: options.writable || !options.layers.is_empty() }
+}
+
+/// Looks at host and image.
+///
+/// # Errors
+/// As for [`apply`].
+pub fn decide(
+    root: &Root,
+    gpu: &Gpu,
+    wanted: &Wanted,
+    ground: Ground,
+    tree: &dyn Tree,
+) -> Result<(Vec<Found>, Injection), Error> {
+    let vendors: Vec<Vendor> = gpu.asked.keys().copied().collect();
+    let found = discover(root, &vendors, wanted)?;
+    let mut absent = Vec::new();
+    for (vendor, missing) in &gpu.asked {
+        if found.iter().any(|driver| driver.vendor == *vendor) {
+            continue;
+        }
+        match missing {
+            Missing::Fail => return Err(Error::Absent { vendor: *vendor, looked: looked(*vendor) }),
+            Missing::Warn => absent.push(format!(
+                "this host has no {vendor} GPU that you can use ({}): going on without its driver",
+                looked(*vendor)
+            )),
+            Missing::Silent => {}
+        }
+    }
+    let mut injection = if found.is_empty() {
+        Injection::default()
+    } else {
+        inject(&found, &ImageLibraries::read(tree, wanted.abi)?, ground)?
+    };
+    injection.warnings.splice(0..0, absent);
+    Ok((found, injection))
+}
+
+/// Stands for all that a decision depends on besides the image.
+fn state(gpu: &Gpu, wanted: &Wanted, ground: Ground) -> [u8; 16] {
+    let mut print = Fingerprint::new();
+    print.bytes(format!("{gpu:?} {wanted:?} {ground:?}").as_bytes());
+    print.bytes(&std::fs::read("/proc/driver/nvidia/version").unwrap_or_default());
+    let watched = WATCHED.iter().map(Path::new).chain(wanted.mps.as_deref());
+    for metadata in watched.map(std::fs::metadata) {
+        let Ok(metadata) = metadata else {
+            print.number(0);
+            continue;
+        };
+        print.number(metadata.ino());
+        print.number(metadata.dev());
+        print.number(metadata.size());
+        print.number(metadata.mtime() as u64);
+        print.number(metadata.mtime_nsec() as u64);
+    }
+    print.finish()
+}
+
+/// Puts a decision into a specification.
+///
+/// # Errors
+/// When the parts do not make one.
+pub fn edit(composed: &mut Composed, injection: &Injection) -> Result<(), Error> {
+    composed.warnings.extend(injection.warnings.iter().cloned());
+    let spec = &mut composed.spec;
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let mut annotations = spec.annotations().clone().unwrap_or_default();
+    let mut optional: Vec<String> =
+        annotations.get(OPTIONAL).map(|lines| lines.lines().map(str::to_owned).collect()).unwrap_or_default();
+    for bind in &injection.binds {
+        if is_shown(&mounts, bind) {
+            continue;
+        }
+        // What has a directory of its own can always be bound; elsewhere the caller may have put something.
+        if !is_below(&bind.destination, Path::new("/.coracle")) {
+            optional.push(bind.destination.display().to_string());
+        }
+        mounts.push(mount(bind)?);
+    }
+    for (path, target) in &injection.links {
+        annotations.insert(format!("{LINK}{}", path.display()), target.display().to_string());
+    }
+    for (path, content) in &injection.over {
+        annotations.insert(format!("{RAW_OVER}{}", path.display()), hex::encode(&content.0));
+    }
+    if !optional.is_empty() {
+        annotations.insert(OPTIONAL.to_owned(), optional.join("\n"));
+    }
+    spec.set_mounts(Some(mounts));
+    spec.set_annotations(Some(annotations));
+    set_variables(spec, injection);
+    Ok(())
+}
+
+/// Whether the container shows this already, or the caller has something else there.
+fn is_shown(mounts: &[Mount], bind: &Bind) -> bool {
+    if mounts.iter().any(|mount| *mount.destination() == bind.destination) {
+        return true;
+    }
+    let over = mounts.iter().filter(|mount| is_below(&bind.destination, mount.destination()));
+    let Some(nearest) = over.max_by_key(|mount| mount.destination().components().count()) else { return false };
+    let here = nearest.typ().as_deref() == Some("bind") && nearest.source().as_ref() == Some(nearest.destination());
+    here && bind.source == bind.destination
+}
+
+fn mount(bind: &Bind) -> Result<Mount, OciSpecError> {
+    let access = if bind.writable { "rw" } else { "ro" };
+    let mut options = vec!["rbind", "rslave", access, "nosuid"];
+    if bind.device {
+        options.push("noexec");
+    } else {
+        options.push("nodev");
+    }
+    MountBuilder::default()
+        .typ("bind")
+        .source(bind.source.clone())
+        .destination(bind.destination.clone())
+        .options(options.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .build()
+}
+
+fn set_variables(spec: &mut Spec, injection: &Injection) {
+    let Some(process) = spec.process_mut() else { return };
+    let mut env = process.env().clone().unwrap_or_default();
+    let has = |env: &[String], name: &str| {
+        env.iter().any(|one| one.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
+    };
+    for (name, value) in &injection.env {
+        if !has(&env, name) {
+            env.push(format!("{name}={value}"));
+        }
+    }
+    if !injection.first.is_empty() || !injection.last.is_empty() {
+        let there = env.iter().position(|one| one.starts_with(&format!("{LIBRARY_PATH}=")));
+        let old = there.map(|at| env.remove(at)).and_then(|one| one.split_once('=').map(|(_, value)| value.to_owned()));
+        let shown = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let mut paths = shown(&injection.first);
+        paths.extend(old.filter(|old| !old.is_empty()));
+        paths.extend(shown(&injection.last));
+        env.push(format!("{LIBRARY_PATH}={}", paths.join(":")));
+    }
+    process.set_env(Some(env));
+}
