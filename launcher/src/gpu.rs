@@ -8,4 +8,5 @@ pub mod explain;
 pub mod image;
 pub mod inject;
 pub mod launch;
+pub mod policy;
 pub mod table;

@@ -272,6 +272,7 @@ pub(super) fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
             &composed.spec,
             &options,
             facts.tree,
+            &host,
         )?)
     };
     let explained = match ImageFile::open(&image) {
@@ -385,7 +386,7 @@ impl Launch {
         let host = Host::new(self.around.clone(), ids.clone(), who);
         let disk = Disk::default();
         let mut composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
-        gpu::launch::apply(&mut composed, &self.options, facts.tree)?;
+        gpu::launch::apply(&mut composed, &self.options, facts.tree, &host)?;
         cdi::inject(&mut composed, &self.options, facts.tree, &host)?;
         trace::mark("plan");
         let to_make = self.work_directories(&composed);

@@ -301,7 +301,7 @@ fn linux(host: &Host, options: &Options) -> Result<oci_spec::runtime::Linux, Err
     Ok(linux)
 }
 
-fn configuration(tree: &dyn Tree) -> Result<Option<ImageConfiguration>, Error> {
+pub(crate) fn configuration(tree: &dyn Tree) -> Result<Option<ImageConfiguration>, Error> {
     match tree.content(Path::new(CONFIG))? {
         Some(json) => ImageConfiguration::from_reader(json.as_slice()).map(Some).map_err(Error::Config),
         None => Ok(None),

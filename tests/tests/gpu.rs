@@ -288,7 +288,7 @@ fn amd_and_intel_are_known_by_their_numbers() {
     Library::new("libigdgmm.so.12").make(&image.root().join("usr/lib/x86_64-linux-gnu/libigdgmm.so.12"));
     let own = decide(&image);
     assert!(!with(&own, "libze_intel_gpu.so.1") && !with(&own, "libigdgmm.so.12") && !with(&own, "intel.icd"));
-    assert!(with(&own, "renderD129"));
+    assert_eq!(own.gpus[0].nodes, [PathBuf::from("/dev/dri/renderD129")]);
     let warnings = decided(&[amd], image.root()).unwrap().warnings;
     assert!(warnings[0].contains("no ROCm"), "{warnings:?}");
 }
@@ -614,6 +614,19 @@ fn root_a_program_finds_the_driver_and_keeps_its_own_libraries() {
         shown.split_whitespace().collect::<Vec<_>>(),
         ["libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1"]
     );
+    // What the scheduler, the caller and the image say of GPUs and drivers counts.
+    let hidden = ["--nv", "--contain", "--env", "NVIDIA_VISIBLE_DEVICES=none"];
+    let hidden = run(&mut host.exec(&hidden, &image, &["ls", "/dev"])).success().stdout;
+    assert!(hidden.contains("nvidiactl") && !hidden.contains("nvidia0"), "{hidden}");
+    let absent =
+        run(&mut host.exec(&["--nv", "--env", "NVIDIA_VISIBLE_DEVICES=7"], &image, &["ask"])).exited(125).stderr;
+    assert!(absent.contains("NVIDIA_VISIBLE_DEVICES=7") && absent.contains("no such GPU"), "{absent}");
+    let required = ["--nv", "--env", "NVIDIA_REQUIRE_CUDA=cuda>=99.0"];
+    let required = run(&mut host.exec(&required, &image, &["ask"])).exited(125).stderr;
+    assert!(required.contains("cuda>=99.0"), "{required}");
+    let parts = ["--nv", "--env", "NVIDIA_DRIVER_CAPABILITIES=utility"];
+    let parts = run(&mut host.exec(&parts, &image, &["ls", LIBRARIES])).success().stdout;
+    assert_eq!(parts.split_whitespace().collect::<Vec<_>>(), ["libnvidia-ml.so", "libnvidia-ml.so.1"]);
     let off = run(&mut host.exec(&["--nv", "--gpu=off"], &image, &["ls", LIBRARIES]));
     assert!(!off.status.success(), "{off:?}");
 }
@@ -697,4 +710,57 @@ fn userns_a_driver_that_is_not_there_is_a_warning_or_an_error() {
     assert!(refused.contains("no NVIDIA GPU") && refused.contains("/dev/nvidiactl"), "{refused}");
     let unknown = launch(&["--gpu=all"]).exited(125).stderr;
     assert!(unknown.contains("--device"), "{unknown}");
+}
+
+#[test]
+fn root_a_cdi_file_is_made_of_what_is_found() {
+    needs!(Coracle, Root, Tool("gcc"), Tool("ldconfig"), Tool("unshare"), Tool("setpriv"));
+    let host = Dressed::new();
+    let words = ["cdi", "generate"].map(OsStr::new);
+    let file: serde_json::Value = serde_json::from_str(&run(&mut host.coracle(&words)).success().stdout).unwrap();
+    assert_eq!(file["kind"], "nvidia.com/gpu");
+    let names: Vec<_> = file["devices"].as_array().unwrap().iter().map(|device| device["name"].clone()).collect();
+    assert_eq!(names, ["0", "all"]);
+    let text = file.to_string();
+    assert!(
+        text.contains("libcuda.so.550.54.15") && text.contains("/dev/nvidiactl") && !text.contains("libOpenCL"),
+        "{text}"
+    );
+}
+
+/// What a machine with a GPU of NVIDIA's shows: its own `nvidia-smi` and driver in an image without either.
+#[test]
+fn gpu_a_real_one_is_seen_in_a_container() {
+    needs!(Coracle, Fuse, Gpu, Tool("gcc"), Tool("ldconfig"), Tool("busybox"));
+    let user = User::unprivileged();
+    let dir = user.temp_dir();
+    let image = GlibcImage::new();
+    let source = r#"
+        #include <stdio.h>
+        #include <dlfcn.h>
+        int main(void) {
+            void *cuda = dlopen("libcuda.so.1", RTLD_NOW);
+            if (!cuda) return puts(dlerror()), 1;
+            int (*init)(unsigned) = (int (*)(unsigned))dlsym(cuda, "cuInit");
+            int (*count)(int *) = (int (*)(int *))dlsym(cuda, "cuDeviceGetCount");
+            int gpus = -1, error = init(0);
+            if (!error) error = count(&gpus);
+            printf("error %d, GPUs %d\n", error, gpus);
+            return error != 0;
+        }"#;
+    image.compile("gcc", "count", source, &["-ldl"]);
+    let file = dir.path().join("count.sqfs");
+    image.pack(&file);
+    let launch = |options: &[&str], words: &[&str]| {
+        let mut command = user.coracle(dir.path(), ["exec"]);
+        run(command.args(options).arg(&file).args(words))
+    };
+    assert!(!launch(&[], &["count"]).status.success(), "there is a driver without --nv");
+    let counted = launch(&["--nv"], &["count"]).success().stdout;
+    assert!(counted.starts_with("error 0, GPUs ") && !counted.ends_with(" 0\n"), "{counted}");
+    let listed = launch(&["--nv"], &["nvidia-smi", "-L"]).success().stdout;
+    let on_host = run(&mut Command::new(needs::find_tool("nvidia-smi").unwrap()).arg("-L")).success().stdout;
+    assert_eq!(listed, on_host);
+    let hidden = launch(&["--nv", "--contain", "--env", "NVIDIA_VISIBLE_DEVICES=none"], &["nvidia-smi", "-L"]);
+    assert!(!hidden.stdout.contains("GPU 0"), "{hidden:?}");
 }

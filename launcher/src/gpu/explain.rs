@@ -9,7 +9,9 @@ use super::discover::{Device, Found, Root, Wanted, discover};
 use super::image::{ImageLibraries, Libc};
 use super::inject::{Bind, Compat, Decision, Injection, Verdict};
 use super::launch::{self, Error};
+use super::policy::{self, Seen};
 use super::table::{Capability, Vendor};
+use crate::host::Host;
 use crate::image::Tree;
 use crate::options::{Gpu, Options};
 
@@ -28,6 +30,10 @@ pub struct Explained {
     libraries: Vec<Decision>,
     /// Libraries that neither the host's driver nor the image has, and what needs them.
     missing: Vec<Absent>,
+    /// Who chose which GPUs are seen: a sentence each.
+    choice: Vec<String>,
+    /// Variables that get other values for it.
+    variables: Vec<(String, String)>,
     /// What is bound.
     binds: Vec<Bind>,
     /// How the loader is told.
@@ -51,12 +57,23 @@ struct Absent {
 ///
 /// # Errors
 /// When the image is damaged.
-pub fn explain(root: &Root, spec: &Spec, options: &Options, tree: &dyn Tree) -> Result<Explained, Error> {
-    let (wanted, complaint) = launch::wanted(spec);
+pub fn explain(root: &Root, spec: &Spec, options: &Options, tree: &dyn Tree, host: &Host) -> Result<Explained, Error> {
+    let said = policy::environments(options, host, tree);
+    let wanted = policy::wanted(&said)?;
     let image = ImageLibraries::read(tree, wanted.abi)?;
     let decided = launch::decide(root, &options.gpu, &wanted, launch::ground(options, &wanted), tree);
+    let mut seen = Seen::default();
     let (found, injection, error) = match decided {
-        Ok((found, injection)) => (found, injection, None),
+        Ok((found, mut injection)) => {
+            let error = match launch::select(spec, &mut injection, &said) {
+                Ok(chosen) => {
+                    seen = chosen;
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            (found, injection, error)
+        }
         // What was found is worth showing all the more.
         Err(error) => {
             let vendors: Vec<Vendor> = options.gpu.asked.keys().copied().collect();
@@ -65,8 +82,7 @@ pub fn explain(root: &Root, spec: &Spec, options: &Options, tree: &dyn Tree) -> 
         }
     };
     let missing = missing(&found, &injection, &image)?;
-    let Injection { binds, mut warnings, libraries, loader, compat, .. } = injection;
-    warnings.splice(0..0, complaint);
+    let Injection { binds, warnings, libraries, loader, compat, .. } = injection;
     Ok(Explained {
         capabilities: wanted.capabilities.iter().copied().collect(),
         absent: absent(&options.gpu, &found),
@@ -74,6 +90,8 @@ pub fn explain(root: &Root, spec: &Spec, options: &Options, tree: &dyn Tree) -> 
         libc: libc(&image)?,
         libraries,
         missing,
+        choice: seen.reasons,
+        variables: seen.set,
         binds,
         loader,
         compat,
@@ -155,6 +173,12 @@ impl Explained {
         writeln!(out, "The container wants {}.", wanted.join(", "))?;
         for line in &self.loader {
             writeln!(out, "  {line}")?;
+        }
+        for line in &self.choice {
+            writeln!(out, "  {line}")?;
+        }
+        for (name, value) in &self.variables {
+            writeln!(out, "  {name}={value} in the container")?;
         }
         self.write_libraries(out)?;
         let files = self.binds.iter().filter(|bind| !bind.destination.starts_with("/.coracle"));

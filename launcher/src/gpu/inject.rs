@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::discover::{Found, HostFile, Layout, Library};
 use super::image::{ImageLibraries, Libc, greatest};
+use super::policy::Gpu;
 use super::table::{self, Kind, Vendor, Whose};
 use crate::image;
 use crate::libraries::Abi;
@@ -127,6 +128,10 @@ pub struct Ground {
 pub struct Injection {
     /// What is bound.
     pub binds: Vec<Bind>,
+    /// GPUs, among which the caller and others choose for each launch.
+    pub gpus: Vec<Gpu>,
+    /// Version of NVIDIA's driver.
+    pub nvidia: Option<String>,
     /// Links that the container shows.
     pub links: Vec<(PathBuf, PathBuf)>,
     /// Files that are bound over the image's.
@@ -170,8 +175,12 @@ pub fn inject(found: &[Found], image: &ImageLibraries<'_>, ground: Ground) -> Re
                 table::AMD_RUNTIME
             ));
         }
-        for node in driver.nodes.iter().chain(driver.devices.iter().flat_map(|device| &device.nodes)) {
-            add_device(&node.path, &mut injection);
+        for node in &driver.nodes {
+            injection.add_device(&node.path);
+        }
+        injection.gpus.extend(Gpu::of(driver));
+        if driver.vendor == Vendor::Nvidia {
+            injection.nvidia.clone_from(&driver.driver_version);
         }
         injection.links.extend(driver.links.iter().map(|link| (link.path.clone(), link.target.clone())));
         injection.env.extend(driver.env.iter().cloned());
@@ -319,10 +328,13 @@ fn add_file(
     Ok(())
 }
 
-fn add_device(path: &Path, injection: &mut Injection) {
-    if injection.binds.iter().all(|bind| bind.destination != path) {
-        let (source, destination) = (path.to_path_buf(), path.to_path_buf());
-        injection.binds.push(Bind { source, destination, device: true, writable: true });
+impl Injection {
+    /// Shows a device node.
+    pub(super) fn add_device(&mut self, path: &Path) {
+        if self.binds.iter().all(|bind| bind.destination != path) {
+            let (source, destination) = (path.to_path_buf(), path.to_path_buf());
+            self.binds.push(Bind { source, destination, device: true, writable: true });
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! A launch's drivers: what was asked for is looked for, decided on, and put into the composed specification.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,17 +9,16 @@ use oci_spec::runtime::{Mount, MountBuilder, Spec};
 use super::discover::{self, Found, Root, Wanted, discover};
 use super::image::ImageLibraries;
 use super::inject::{self, Bind, Ground, Injection, inject};
-use super::table::{Capability, Vendor};
+use super::policy::{self, Seen};
+use super::table::Vendor;
+use crate::gpu_policy::Environments;
+use crate::host::Host;
 use crate::image::{self, Tree};
 use crate::libraries::cache;
 use crate::options::{Gpu, Missing, Options};
 use crate::session::Fingerprint;
 use crate::spec::{Composed, LINK, OPTIONAL, RAW_OVER, hex, is_below};
 
-/// Says which parts of NVIDIA's driver a container wants; images set it.
-const CAPABILITIES: &str = "NVIDIA_DRIVER_CAPABILITIES";
-/// Where the service that lets processes share a GPU has its pipes.
-const MPS: &str = "CUDA_MPS_PIPE_DIRECTORY";
 /// The loader's search path.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 /// What a session remembers a decision under.
@@ -62,6 +60,9 @@ pub enum Error {
     /// It cannot work in this image.
     #[error(transparent)]
     Inject(#[from] inject::Error),
+    /// The choice of GPUs is wrong, or the image needs another driver.
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     /// The image is damaged.
     #[error(transparent)]
     Image(#[from] image::Error),
@@ -83,16 +84,16 @@ fn looked(vendor: Vendor) -> &'static str {
 ///
 /// # Errors
 /// When a driver that had to be there is not, or could not work.
-pub fn apply(composed: &mut Composed, options: &Options, tree: &dyn Tree) -> Result<(), Error> {
+pub fn apply(composed: &mut Composed, options: &Options, tree: &dyn Tree, host: &Host) -> Result<(), Error> {
     if options.gpu.asked.is_empty() {
         return Ok(());
     }
-    let (wanted, complaints) = wanted(&composed.spec);
-    composed.warnings.extend(complaints);
+    let said = policy::environments(options, host, tree);
+    let wanted = policy::wanted(&said)?;
     let ground = ground(options, &wanted);
     let state = state(&options.gpu, &wanted, ground);
     let remembered = tree.note(NOTE).and_then(|note| postcard::from_bytes::<([u8; 16], Injection)>(note).ok());
-    let injection = match remembered.filter(|(of, _)| *of == state) {
+    let mut injection = match remembered.filter(|(of, _)| *of == state) {
         Some((_, injection)) => injection,
         None => {
             let (_, injection) = decide(&Root::host(), &options.gpu, &wanted, ground, tree)?;
@@ -102,33 +103,22 @@ pub fn apply(composed: &mut Composed, options: &Options, tree: &dyn Tree) -> Res
             injection
         }
     };
-    edit(composed, &injection)
+    let seen = select(&composed.spec, &mut injection, &said)?;
+    edit(composed, &injection, &seen)
 }
 
-/// What the container's environment says about what it wants, and what was not understood.
-#[must_use]
-pub fn wanted(spec: &Spec) -> (Wanted, Option<String>) {
-    let mut wanted = Wanted { mps: variable(spec, MPS).map(PathBuf::from), ..Wanted::default() };
-    let mut unknown = None;
-    if let Some(list) = variable(spec, CAPABILITIES).filter(|list| !list.is_empty()) {
-        let mut capabilities = BTreeSet::new();
-        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            match Capability::from_name(name) {
-                Some(capability) => drop(capabilities.insert(capability)),
-                None if name == "all" => capabilities.extend(Capability::ALL),
-                None => {
-                    unknown = Some(format!("{CAPABILITIES} has {name:?}, which is no capability: it is passed over"))
-                }
-            }
-        }
-        wanted.capabilities = capabilities;
+/// Chooses among the GPUs, and holds the image's requirements against the driver.
+///
+/// # Errors
+/// When something is asked for that is not there, or a requirement is not met.
+pub fn select(spec: &Spec, injection: &mut Injection, said: &Environments) -> Result<Seen, Error> {
+    let seen = policy::choose(&injection.gpus, said, policy::own_dev(spec))?;
+    seen.nodes.iter().for_each(|node| injection.add_device(node));
+    injection.warnings.extend(seen.warnings.iter().cloned());
+    if let Some(driver) = &injection.nvidia {
+        injection.warnings.extend(policy::require(spec, Some(driver), &injection.gpus)?);
     }
-    (wanted, unknown)
-}
-
-fn variable<'s>(spec: &'s Spec, name: &str) -> Option<&'s str> {
-    let env = spec.process().as_ref()?.env().as_deref()?;
-    env.iter().rev().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
+    Ok(seen)
 }
 
 /// On what the loader's way depends.
@@ -197,7 +187,7 @@ fn state(gpu: &Gpu, wanted: &Wanted, ground: Ground) -> [u8; 16] {
 ///
 /// # Errors
 /// When the parts do not make one.
-pub fn edit(composed: &mut Composed, injection: &Injection) -> Result<(), Error> {
+pub fn edit(composed: &mut Composed, injection: &Injection, seen: &Seen) -> Result<(), Error> {
     composed.warnings.extend(injection.warnings.iter().cloned());
     let spec = &mut composed.spec;
     let mut mounts = spec.mounts().clone().unwrap_or_default();
@@ -225,7 +215,7 @@ pub fn edit(composed: &mut Composed, injection: &Injection) -> Result<(), Error>
     }
     spec.set_mounts(Some(mounts));
     spec.set_annotations(Some(annotations));
-    set_variables(spec, injection);
+    set_variables(spec, injection, seen);
     Ok(())
 }
 
@@ -256,7 +246,7 @@ fn mount(bind: &Bind) -> Result<Mount, OciSpecError> {
         .build()
 }
 
-fn set_variables(spec: &mut Spec, injection: &Injection) {
+fn set_variables(spec: &mut Spec, injection: &Injection, seen: &Seen) {
     let Some(process) = spec.process_mut() else { return };
     let mut env = process.env().clone().unwrap_or_default();
     let has = |env: &[String], name: &str| {
@@ -266,6 +256,10 @@ fn set_variables(spec: &mut Spec, injection: &Injection) {
         if !has(&env, name) {
             env.push(format!("{name}={value}"));
         }
+    }
+    for (name, value) in &seen.set {
+        env.retain(|one| !one.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('=')));
+        env.push(format!("{name}={value}"));
     }
     if !injection.first.is_empty() || !injection.last.is_empty() {
         let there = env.iter().position(|one| one.starts_with(&format!("{LIBRARY_PATH}=")));
