@@ -162,7 +162,7 @@ fn libraries_for_other_programs_are_told_apart() {
         cuda.map(|library| (library.abi, library.path.clone())).collect::<Vec<_>>()
     };
     let wide = (Abi::X86_64, PathBuf::from("/usr/lib64/libcuda.so.550.54.15"));
-    assert_eq!(cuda(&nvidia(&tree)), [wide.clone()]);
+    assert_eq!(cuda(&nvidia(&tree)), std::slice::from_ref(&wide));
     let mut both = usual();
     both.capabilities.insert(Capability::Compat32);
     let found = find(&tree, Vendor::Nvidia, &both).unwrap().unwrap();
@@ -470,7 +470,7 @@ for name in null zero full random urandom tty fuse; do
     touch "$fake/dev/$name"
     mount --bind "/dev/$name" "$fake/dev/$name"
 done
-for name in nvidiactl nvidia0 nvidia-uvm; do echo "$name" > "$fake/dev/$name"; done
+for name in nvidiactl nvidia0 nvidia-uvm; do echo "$name" > "$fake/dev/$name"; chmod 666 "$fake/dev/$name"; done
 mkdir "$fake/dev/shm" "$fake/dev/pts"
 mount --rbind "$fake/dev" /dev
 exec setpriv --reuid="$uid" --regid="$gid" --clear-groups "$@"
@@ -759,7 +759,7 @@ fn gpu_a_real_one_is_seen_in_a_container() {
     let counted = launch(&["--nv"], &["count"]).success().stdout;
     assert!(counted.starts_with("error 0, GPUs ") && !counted.ends_with(" 0\n"), "{counted}");
     let listed = launch(&["--nv"], &["nvidia-smi", "-L"]).success().stdout;
-    let on_host = run(&mut Command::new(needs::find_tool("nvidia-smi").unwrap()).arg("-L")).success().stdout;
+    let on_host = run(Command::new(needs::find_tool("nvidia-smi").unwrap()).arg("-L")).success().stdout;
     assert_eq!(listed, on_host);
     let hidden = launch(&["--nv", "--contain", "--env", "NVIDIA_VISIBLE_DEVICES=none"], &["nvidia-smi", "-L"]);
     assert!(!hidden.stdout.contains("GPU 0"), "{hidden:?}");

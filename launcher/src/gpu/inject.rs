@@ -444,6 +444,3 @@ fn replace_path(image: &ImageLibraries<'_>, abi: Abi, injection: &mut Injection)
 fn is_plain(driver: &Found) -> bool {
     driver.vendor == Vendor::Nvidia && driver.layout == Layout::Native
 }
-
-#[cfg(test)]
-mod tests;

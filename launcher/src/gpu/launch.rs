@@ -272,3 +272,92 @@ fn set_variables(spec: &mut Spec, injection: &Injection, seen: &Seen) {
     }
     process.set_env(Some(env));
 }
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{ProcessBuilder, SpecBuilder};
+
+    use super::*;
+    use crate::session::Bytes;
+
+    fn composed(mounts: &[(&str, &str, &str)], env: &[&str]) -> Composed {
+        let mount = |(kind, source, destination): &(&str, &str, &str)| {
+            MountBuilder::default().typ(*kind).source(*source).destination(*destination).build().unwrap()
+        };
+        let env: Vec<String> = env.iter().map(|one| (*one).to_owned()).collect();
+        let process = ProcessBuilder::default().env(env).cwd("/").build().unwrap();
+        let mounts: Vec<Mount> = mounts.iter().map(mount).collect();
+        Composed { spec: SpecBuilder::default().mounts(mounts).process(process).build().unwrap(), warnings: Vec::new() }
+    }
+
+    fn bind(source: &str, destination: &str) -> Bind {
+        Bind { source: source.into(), destination: destination.into(), device: false, writable: false }
+    }
+
+    fn destinations(composed: &Composed) -> Vec<&str> {
+        composed.spec.mounts().iter().flatten().map(|mount| mount.destination().to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_the_container_shows_anyway_is_not_bound() {
+        let injection = Injection {
+            binds: vec![
+                bind("/usr/lib/libcuda.so.550", "/.coracle/gpu/lib/libcuda.so.1"),
+                bind("/dev/nvidia0", "/dev/nvidia0"),
+                bind("/tmp/nvidia-mps", "/tmp/nvidia-mps"),
+                bind("/usr/bin/nvidia-smi", "/usr/bin/nvidia-smi"),
+            ],
+            ..Injection::default()
+        };
+        let hosts = [("bind", "/dev", "/dev"), ("bind", "/tmp", "/tmp"), ("bind", "/my/smi", "/usr/bin/nvidia-smi")];
+        let mut one = composed(&hosts, &[]);
+        edit(&mut one, &injection, &Seen::default()).unwrap();
+        assert_eq!(destinations(&one), ["/dev", "/tmp", "/usr/bin/nvidia-smi", "/.coracle/gpu/lib/libcuda.so.1"]);
+        assert_eq!(one.spec.annotations().as_ref().unwrap().get(OPTIONAL), None, "a library is no option");
+        let mut own = composed(&[("tmpfs", "tmpfs", "/dev"), ("bind", "/scratch", "/tmp")], &[]);
+        edit(&mut own, &injection, &Seen::default()).unwrap();
+        assert_eq!(destinations(&own).len(), 6);
+        let optional = own.spec.annotations().as_ref().unwrap()[OPTIONAL].clone();
+        assert_eq!(optional, "/dev/nvidia0\n/tmp/nvidia-mps\n/usr/bin/nvidia-smi");
+        let library = own.spec.mounts().as_ref().unwrap()[2].options().clone().unwrap();
+        assert_eq!(library, ["rbind", "rslave", "ro", "nosuid", "nodev"]);
+    }
+
+    #[test]
+    fn variables_and_files_reach_the_specification() {
+        let injection = Injection {
+            over: vec![("/etc/ld.so.cache".into(), Bytes(vec![0, 0xff]))],
+            first: vec!["/compat".into()],
+            last: vec!["/ours".into()],
+            env: vec![("A".into(), "1".into()), ("B".into(), "2".into())],
+            ..Injection::default()
+        };
+        let mut one = composed(&[], &["LD_LIBRARY_PATH=/image", "B=mine", "CUDA_VISIBLE_DEVICES=3"]);
+        let set = vec![("CUDA_VISIBLE_DEVICES".to_owned(), "0".to_owned())];
+        edit(&mut one, &injection, &Seen { set, ..Seen::default() }).unwrap();
+        let mut env = one.spec.process().as_ref().unwrap().env().clone().unwrap();
+        env.sort();
+        assert_eq!(env, ["A=1", "B=mine", "CUDA_VISIBLE_DEVICES=0", "LD_LIBRARY_PATH=/compat:/image:/ours"]);
+        let annotations = one.spec.annotations().clone().unwrap();
+        assert_eq!(annotations[&format!("{RAW_OVER}/etc/ld.so.cache")], "00ff");
+    }
+
+    #[test]
+    fn a_decision_survives_the_way_to_the_next_launch() {
+        let decision = inject::Decision {
+            soname: "libcuda.so.1".into(),
+            path: "/lib/libcuda.so.550.54.15".into(),
+            verdict: inject::Verdict::LeftOut("why".into()),
+            reason: "reason".into(),
+        };
+        let injection = Injection {
+            binds: vec![bind("/a", "/b")],
+            over: vec![("/c".into(), Bytes(vec![1, 2, 3]))],
+            libraries: vec![decision],
+            nvidia: Some("550.54.15".into()),
+            ..Injection::default()
+        };
+        let note = postcard::to_stdvec(&([7_u8; 16], &injection)).unwrap();
+        assert_eq!(postcard::from_bytes::<([u8; 16], Injection)>(&note).unwrap(), ([7; 16], injection));
+    }
+}

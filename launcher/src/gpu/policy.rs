@@ -87,8 +87,8 @@ pub struct Seen {
 #[must_use]
 pub fn environments(options: &Options, host: &Host, tree: &dyn Tree) -> Environments {
     let text = |word: &OsStr| word.to_str().map(str::to_owned);
-    let mut said = Environments::default();
-    said.host = host.env.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
+    let by_host = host.env.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
+    let mut said = Environments { host: by_host, ..Environments::default() };
     for setting in host.file_settings.iter().chain(&options.env) {
         let setting = match setting {
             EnvSetting::Set(name, value) => text(name).zip(text(value)),

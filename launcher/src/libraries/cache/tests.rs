@@ -88,7 +88,16 @@ fn the_old_format_is_read() {
     for padding in [0, 4] {
         let mut both = bytes.clone();
         both.resize(both.len() + padding, 0);
-        both.extend(sample().write());
+        // The extension's places are counted from the start of the file.
+        let shift = u32::try_from(both.len()).unwrap();
+        let mut new = sample().write();
+        let number = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let extension = number(&new, 32) as usize;
+        for at in [32, extension + 8 + 8, extension + 8 + 16 + 8] {
+            let moved = number(&new, at) + shift;
+            new[at..at + 4].copy_from_slice(&moved.to_le_bytes());
+        }
+        both.extend(new);
         assert_eq!(Cache::parse(&both), Ok(sample()));
     }
 }
