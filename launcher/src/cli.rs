@@ -233,7 +233,7 @@ pub struct Inspect {
     pub superblock: bool,
 }
 
-/// `gpu`.
+#[doc = concat!("`gpu`.")]
 #[derive(Debug, Args)]
 pub struct Gpu {
     /// What to do.
@@ -241,7 +241,7 @@ pub struct Gpu {
     pub command: GpuCommand,
 }
 
-/// What can be done with GPUs.
+#[doc = concat!("What can be done with GPUs.")]
 #[derive(Debug, Subcommand)]
 pub enum GpuCommand {
     /// Print which drivers this host has, what a container of an image would get of them, and why
@@ -251,7 +251,7 @@ pub enum GpuCommand {
     Explain(Explain),
 }
 
-/// `gpu explain`.
+#[doc = concat!("`gpu explain`.")]
 #[derive(Debug, Args)]
 pub struct Explain {
     /// How it would run.

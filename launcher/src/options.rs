@@ -116,6 +116,8 @@ pub enum Missing {
 pub struct Gpu {
     /// By vendor.
     pub asked: BTreeMap<Vendor, Missing>,
+    /// What a profile or the site asks for does not count.
+    pub alone: bool,
 }
 
 impl Gpu {
@@ -128,7 +130,20 @@ impl Gpu {
     /// Whatever is there.
     #[must_use]
     pub fn auto() -> Self {
-        Self { asked: Vendor::ALL.into_iter().map(|vendor| (vendor, Missing::Silent)).collect() }
+        let asked = Vendor::ALL.into_iter().map(|vendor| (vendor, Missing::Silent)).collect();
+        Self { asked, alone: false }
+    }
+
+    /// This, and what it does not decide of `under`.
+    #[must_use]
+    pub fn over(mut self, under: Self) -> Self {
+        if !self.alone {
+            for (vendor, missing) in under.asked {
+                self.asked.entry(vendor).or_insert(missing);
+            }
+            self.alone = under.alone;
+        }
+        self
     }
 }
 

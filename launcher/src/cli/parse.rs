@@ -408,7 +408,7 @@ pub fn gpu(value: &OsStr, gpu: &mut Gpu) -> Result<(), Error> {
     for word in value.to_str().ok_or_else(refused)?.split(',') {
         match word {
             "auto" => Vendor::ALL.into_iter().for_each(|vendor| gpu.ask(vendor, Missing::Silent)),
-            "off" => gpu.asked.clear(),
+            "off" => *gpu = Gpu { alone: true, ..Gpu::default() },
             "nvidia" => gpu.ask(Vendor::Nvidia, Missing::Fail),
             "amd" => gpu.ask(Vendor::Amd, Missing::Fail),
             "intel" => gpu.ask(Vendor::Intel, Missing::Fail),
@@ -743,7 +743,8 @@ mod tests {
             words.iter().try_for_each(|word| gpu(OsStr::new(word), &mut asked)).map(|()| asked)
         };
         assert_eq!(choose(&["auto"]), Ok(Gpu::auto()));
-        assert_eq!(choose(&["auto", "off"]), Ok(Gpu::default()));
+        assert_eq!(choose(&["auto", "off"]).unwrap().over(Gpu::auto()).asked.len(), 0, "a profile has no say");
+        assert_eq!(choose(&["intel"]).unwrap().over(Gpu::auto()).asked.len(), 3);
         let strict = choose(&["nvidia,auto"]).unwrap();
         assert_eq!((strict.asked[&Vendor::Nvidia], strict.asked[&Vendor::Amd]), (Missing::Fail, Missing::Silent));
         assert!(choose(&["all"]).unwrap_err().to_string().contains("--device"));

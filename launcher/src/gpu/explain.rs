@@ -58,7 +58,7 @@ struct Absent {
 /// # Errors
 /// When the image is damaged.
 pub fn explain(root: &Root, spec: &Spec, options: &Options, tree: &dyn Tree, host: &Host) -> Result<Explained, Error> {
-    let said = policy::environments(options, host, tree);
+    let said = policy::environments(options, host, tree, spec);
     let wanted = policy::wanted(&said)?;
     let image = ImageLibraries::read(tree, wanted.abi)?;
     let decided = launch::decide(root, &options.gpu, &wanted, launch::ground(options, &wanted), tree);

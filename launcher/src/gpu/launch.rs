@@ -88,7 +88,7 @@ pub fn apply(composed: &mut Composed, options: &Options, tree: &dyn Tree, host: 
     if options.gpu.asked.is_empty() {
         return Ok(());
     }
-    let said = policy::environments(options, host, tree);
+    let said = policy::environments(options, host, tree, &composed.spec);
     let wanted = policy::wanted(&said)?;
     let ground = ground(options, &wanted);
     let state = state(&options.gpu, &wanted, ground);

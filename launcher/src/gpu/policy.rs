@@ -85,14 +85,26 @@ pub struct Seen {
 
 /// Who says what.
 #[must_use]
-pub fn environments(options: &Options, host: &Host, tree: &dyn Tree) -> Environments {
+pub fn environments(options: &Options, host: &Host, tree: &dyn Tree, container: &Spec) -> Environments {
     let text = |word: &OsStr| word.to_str().map(str::to_owned);
     let by_host = host.env.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
     let mut said = Environments { host: by_host, ..Environments::default() };
-    for setting in host.file_settings.iter().chain(&options.env) {
+    let env = container.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
+    let mut unset = Vec::new();
+    for setting in options.early_env.iter().chain(&host.file_settings).chain(&options.env) {
         let setting = match setting {
             EnvSetting::Set(name, value) => text(name).zip(text(value)),
             EnvSetting::Inherit(name) => text(name).zip(host.var(name).and_then(text)),
+            EnvSetting::Unset(name) => {
+                unset.extend(text(name));
+                None
+            }
+            // What came of it.
+            EnvSetting::Prepend(name, _) | EnvSetting::Append(name, _) | EnvSetting::Expand { name, .. } => text(name)
+                .and_then(|name| {
+                    let value = env.iter().find_map(|one| one.strip_prefix(&name)?.strip_prefix('='));
+                    value.map(|value| (name.clone(), value.to_owned()))
+                }),
         };
         said.caller.extend(setting);
     }
@@ -101,6 +113,11 @@ pub fn environments(options: &Options, host: &Host, tree: &dyn Tree) -> Environm
     let env = config.as_ref().and_then(|config| config.config().as_ref()).and_then(|config| config.env().as_deref());
     let settings = env.unwrap_or_default().iter().filter_map(|setting| setting.split_once('='));
     said.image = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    for name in unset {
+        said.caller.remove(&name);
+        said.host.remove(&name);
+        said.image.remove(&name);
+    }
     said
 }
 
