@@ -282,7 +282,10 @@ pub(super) fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
         }
         file => look(&ImageFacts::from(&file?)),
     }?;
-    print(|out| Ok(if arguments.json { explained.write_json(out)? } else { explained.write(out)? }))?;
+    print(|out| {
+        let written = if arguments.json { explained.write_json(out) } else { explained.write(out) };
+        Ok(written?)
+    })?;
     Ok(if explained.works() { Exit::Success } else { Exit::Failure })
 }
 
