@@ -92,6 +92,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Devices that --device gives containers, by the Container Device Interface (CDI)
     Cdi(Cdi),
+    /// What a container would get of the host's GPU drivers
+    Gpu(Gpu),
     /// Check whether this host can run images, and say what to change
     Doctor(Doctor),
     /// Print what would run, as an OCI runtime specification
@@ -229,6 +231,37 @@ pub struct Inspect {
     /// Print the squashfs superblock
     #[arg(long, group = "what")]
     pub superblock: bool,
+}
+
+#[doc = concat!("`gpu`.")]
+#[derive(Debug, Args)]
+pub struct Gpu {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: GpuCommand,
+}
+
+#[doc = concat!("What can be done with GPUs.")]
+#[derive(Debug, Subcommand)]
+pub enum GpuCommand {
+    /// Print which drivers this host has, what a container of an image would get of them, and why
+    ///
+    /// Takes the options of a launch; without --nv, --rocm, --intel or --gpu it looks for all.
+    #[command(override_usage = "coracle gpu explain [OPTIONS] IMAGE")]
+    Explain(Explain),
+}
+
+#[doc = concat!("`gpu explain`.")]
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// How it would run.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// An image, as for exec
+    pub image: PathBuf,
 }
 
 #[doc = concat!("`doctor`.")]

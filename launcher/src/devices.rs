@@ -9,6 +9,8 @@ use coracle::cdi::generate::{self, Driver};
 use coracle::cdi::{Listed, Registry, hooks, read, spec::Spec};
 use coracle::cli::{Cdi, CdiCommand};
 use coracle::exit::Exit;
+use coracle::gpu::discover::{Found, Root, Wanted, discover};
+use coracle::gpu::table::{Kind, Vendor, Whose};
 
 use super::{print, settings, warn};
 
@@ -121,7 +123,52 @@ fn validate(files: &[PathBuf]) -> anyhow::Result<Exit> {
 
 /// The drivers of this host.
 fn drivers() -> anyhow::Result<Vec<Driver>> {
-    bail!("cannot describe the GPUs of this host: this version does not look for them")
+    let found = discover(&Root::host(), &Vendor::ALL, &Wanted::default())?;
+    found.iter().flat_map(|driver| &driver.warnings).for_each(|warning| warn(warning));
+    Ok(found.iter().map(driver).collect())
+}
+
+/// What a CDI file says of a driver that was found.
+fn driver(found: &Found) -> Driver {
+    let own = Wanted::default().abi;
+    Driver {
+        vendor: match found.vendor {
+            Vendor::Nvidia => generate::Vendor::Nvidia,
+            Vendor::Amd => generate::Vendor::Amd,
+            Vendor::Intel => generate::Vendor::Intel,
+        },
+        version: found.driver_version.clone(),
+        gpus: found
+            .devices
+            .iter()
+            .map(|device| generate::Gpu {
+                name: device.name.clone(),
+                // A part has none of its own.
+                uuid: device.uuid.clone(),
+                nodes: device.nodes.iter().map(|node| node.path.clone()).collect(),
+            })
+            .collect(),
+        nodes: found.nodes.iter().map(|node| node.path.clone()).collect(),
+        // Which libraries an image has cannot be known here: only the driver's own are certain to be missing.
+        libraries: found
+            .libraries
+            .iter()
+            .filter(|library| library.abi == own && library.whose == Whose::Host)
+            .map(|library| generate::Library {
+                path: library.path.clone(),
+                soname: library.soname.clone(),
+                also: library.also.clone(),
+            })
+            .collect(),
+        files: found
+            .files
+            .iter()
+            .filter(|file| file.group.is_none())
+            .map(|file| (file.path.clone(), file.destination.clone(), file.kind == Kind::Socket))
+            .collect(),
+        links: found.links.iter().map(|link| (link.path.clone(), link.target.clone())).collect(),
+        env: found.env.clone(),
+    }
 }
 
 fn generate_file(vendor: Option<generate::Vendor>, output: Option<&Path>) -> anyhow::Result<Exit> {

@@ -16,6 +16,7 @@ use coracle::cli::{self, Flags, Pull};
 use coracle::config::{self, Asked, Config, Images, Settled};
 use coracle::engine::{self, Decided, Detached, Ground, Guess, Session};
 use coracle::exit::Exit;
+use coracle::gpu;
 use coracle::host::subordinate::Caller;
 use coracle::host::{Disk, Foreseen, Host, Identification, Surroundings};
 use coracle::ids::Ids;
@@ -252,6 +253,42 @@ fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<
     Ok(Exit::Success)
 }
 
+/// `gpu explain`.
+pub(super) fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
+    let mut options = arguments.flags.options()?;
+    if options.gpu.asked.is_empty() {
+        options.gpu = coracle::options::Gpu::auto();
+    }
+    let image = images::find(&arguments.image, arguments.flags.pull, &settings()?)?.path;
+    let path = std::path::absolute(&image)?;
+    let caller = Caller::new(&options);
+    let host = Host::new(Surroundings::collect(&options)?, caller.ids, None);
+    let look = |facts: &ImageFacts<'_>| {
+        // No program is looked for: only the environment matters.
+        let verb = Verb::Exec(vec!["true".into()]);
+        let composed = spec::compose(facts, &verb, &options, &host, &Disk::default())?;
+        Ok::<_, anyhow::Error>(gpu::explain::explain(
+            &gpu::discover::Root::host(),
+            &composed.spec,
+            &options,
+            facts.tree,
+            &host,
+        )?)
+    };
+    let explained = match ImageFile::open(&image) {
+        Err(image::Error::Directory { .. }) => {
+            let tree = Directory::open_root(&path)?;
+            look(&ImageFacts { path: &path, offset: 0, directory: true, tree: &tree })
+        }
+        file => look(&ImageFacts::from(&file?)),
+    }?;
+    print(|out| {
+        let written = if arguments.json { explained.write_json(out) } else { explained.write(out) };
+        Ok(written?)
+    })?;
+    Ok(if explained.works() { Exit::Success } else { Exit::Failure })
+}
+
 /// How sessions are to be used.
 struct Sessions {
     idle: Duration,
@@ -352,6 +389,7 @@ impl Launch {
         let host = Host::new(self.around.clone(), ids.clone(), who);
         let disk = Disk::default();
         let mut composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
+        gpu::launch::apply(&mut composed, &self.options, facts.tree, &host)?;
         cdi::inject(&mut composed, &self.options, facts.tree, &host)?;
         trace::mark("plan");
         let to_make = self.work_directories(&composed);

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::cdi::Name;
+use crate::gpu::table::Vendor;
 
 /// What to execute in the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,53 @@ pub struct Capabilities {
     pub add: BTreeSet<String>,
     /// As in `add`; counts after it.
     pub drop: BTreeSet<String>,
+}
+
+/// What to do when a driver that was asked for is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Missing {
+    /// Go on.
+    Silent,
+    /// Say so, and go on.
+    Warn,
+    /// Do not start.
+    Fail,
+}
+
+/// Whose GPUs the container gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gpu {
+    /// By vendor.
+    pub asked: BTreeMap<Vendor, Missing>,
+    /// What a profile or the site asks for does not count.
+    pub alone: bool,
+}
+
+impl Gpu {
+    /// Asks for a driver. What is stricter counts.
+    pub fn ask(&mut self, vendor: Vendor, missing: Missing) {
+        let asked = self.asked.entry(vendor).or_insert(missing);
+        *asked = missing.max(*asked);
+    }
+
+    /// Whatever is there.
+    #[must_use]
+    pub fn auto() -> Self {
+        let asked = Vendor::ALL.into_iter().map(|vendor| (vendor, Missing::Silent)).collect();
+        Self { asked, alone: false }
+    }
+
+    /// This, and what it does not decide of `under`.
+    #[must_use]
+    pub fn over(mut self, under: Self) -> Self {
+        if !self.alone {
+            for (vendor, missing) in under.asked {
+                self.asked.entry(vendor).or_insert(missing);
+            }
+            self.alone = under.alone;
+        }
+        self
+    }
 }
 
 /// One change to the environment.
@@ -210,6 +258,8 @@ pub struct Options {
     pub capabilities: Capabilities,
     /// A seccomp profile, as Docker and the runtime specification have them.
     pub seccomp: Option<PathBuf>,
+    /// GPU drivers of the host.
+    pub gpu: Gpu,
     /// Devices by their CDI names.
     pub devices: Vec<Name>,
     /// Directories of CDI files besides the standard ones; what is in later ones counts.
@@ -232,7 +282,12 @@ impl Options {
             shown.push_str(&device);
             shown.push('\n');
         }
-        if !shown.is_empty() {
+        // Drivers bring files at places where programs of others would trip over empty ones.
+        for vendor in self.gpu.asked.keys() {
+            shown.push_str(vendor.name());
+            shown.push('\n');
+        }
+        if !self.devices.is_empty() || !self.annotations.is_empty() {
             self.cdi_dirs.iter().for_each(|directory| shown.push_str(&directory.to_string_lossy()));
         }
         shown

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+mod bytes;
 mod client;
 mod fingerprint;
 mod keeper;
@@ -14,6 +15,7 @@ mod message;
 mod place;
 mod report;
 
+pub use bytes::Bytes;
 pub use client::{Error, Founding, Joined, Meeting, meet};
 pub(crate) use client::{keep, keep_container, remember};
 pub use fingerprint::Fingerprint;

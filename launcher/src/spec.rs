@@ -23,6 +23,7 @@ use crate::options::{DefaultMount, Options, Verb};
 use crate::seccomp;
 
 mod env;
+pub(crate) mod hex;
 mod identity;
 mod isolation;
 mod layers;
@@ -44,6 +45,8 @@ pub const FILE: &str = "org.coracle.file.";
 pub const LINK: &str = "org.coracle.link.";
 /// Followed by a path: the content of a file that is bound over what the mounts show there.
 pub const OVER: &str = "org.coracle.over.";
+/// Followed by a path: the same, its bytes in hexadecimal.
+pub const RAW_OVER: &str = "org.coracle.raw.over.";
 /// Followed by a path: the octal permission bits of what is there, on a new file system.
 pub const MODE: &str = "org.coracle.mode.";
 /// Destinations, one a line, of mounts that are left out with a warning when the host refuses them.
@@ -298,7 +301,7 @@ fn linux(host: &Host, options: &Options) -> Result<oci_spec::runtime::Linux, Err
     Ok(linux)
 }
 
-fn configuration(tree: &dyn Tree) -> Result<Option<ImageConfiguration>, Error> {
+pub(crate) fn configuration(tree: &dyn Tree) -> Result<Option<ImageConfiguration>, Error> {
     match tree.content(Path::new(CONFIG))? {
         Some(json) => ImageConfiguration::from_reader(json.as_slice()).map(Some).map_err(Error::Config),
         None => Ok(None),
@@ -471,13 +474,6 @@ fn texts(words: impl IntoIterator<Item = OsString>) -> (Vec<String>, BTreeMap<us
 
 /// The reverse of [`texts`].
 pub(crate) fn words(texts: &[String], prefix: &str, annotations: Option<&HashMap<String, String>>) -> Vec<OsString> {
-    let raw = |index: usize| annotations?.get(&format!("{prefix}{index}")).and_then(|hex| unhex(hex));
+    let raw = |index: usize| annotations?.get(&format!("{prefix}{index}")).and_then(|hex| hex::decode_word(hex));
     texts.iter().enumerate().map(|(index, text)| raw(index).unwrap_or_else(|| OsString::from(text))).collect()
-}
-
-fn unhex(hex: &str) -> Option<OsString> {
-    let digits = hex.as_bytes().chunks(2);
-    let bytes: Option<Vec<u8>> =
-        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
-    bytes.map(OsString::from_vec)
 }

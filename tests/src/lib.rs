@@ -10,6 +10,7 @@
 
 pub mod agree;
 pub mod fixtures;
+pub mod gpu_tree;
 pub mod layout;
 pub mod needs;
 pub mod process;

@@ -15,6 +15,8 @@ pub enum Need {
     Coracle,
     /// The standard test image; made when missing, which only root can.
     StandardImage,
+    /// A GPU of NVIDIA's with its driver. The one thing that is skipped under CI, too.
+    Gpu,
 }
 
 /// True when every need is met. Otherwise says what is missing; panics under `CI`, where nothing may be skipped.
@@ -22,7 +24,8 @@ pub enum Need {
 pub fn met(needs: &[Need]) -> bool {
     for need in needs {
         if let Err(reason) = check(*need) {
-            assert!(std::env::var_os("CI").is_none(), "a test may not be skipped under CI: {reason}");
+            let required = std::env::var_os("CI").is_some() && !matches!(need, Need::Gpu);
+            assert!(!required, "a test may not be skipped under CI: {reason}");
             eprintln!("skipped: {reason}");
             return false;
         }
@@ -45,6 +48,8 @@ fn check(need: Need) -> Result<(), String> {
             }
         }
         Need::Coracle => crate::process::coracle_binary().map(drop),
+        Need::Gpu if Path::new("/dev/nvidiactl").exists() && find_tool("nvidia-smi").is_some() => Ok(()),
+        Need::Gpu => Err("there is no NVIDIA GPU on this machine".into()),
         Need::StandardImage => crate::fixtures::standard_image().map(drop),
     }
 }
@@ -75,7 +80,7 @@ fn is_program(file: &Path) -> bool {
 macro_rules! needs {
     ($($need:expr),+ $(,)?) => {{
         #[allow(unused_imports)]
-        use $crate::needs::Need::{Coracle, Fuse, Root, StandardImage, Tool};
+        use $crate::needs::Need::{Coracle, Fuse, Gpu, Root, StandardImage, Tool};
         if !$crate::needs::met(&[$($need),+]) {
             return;
         }

@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::accepted::Accepted;
 use super::{Pull, parse, units};
-use crate::options::{Capabilities, Home, Layer, Namespaces, Options};
+use crate::gpu::table::Vendor;
+use crate::options::{Capabilities, Home, Layer, Missing, Namespaces, Options};
 
 #[doc = concat!("Options of everything that runs a program in an image.")]
 #[derive(Debug, Default, Args)]
@@ -50,12 +51,19 @@ pub struct Flags {
     #[arg(long, value_name = "DIRECTORY", help_heading = "Mounts")]
     pub cdi_dirs: Vec<OsString>,
 
-    /// Bring NVIDIA's driver into the container
+    /// Bring NVIDIA's driver into the container, with a warning where there is none
     #[arg(long, help_heading = "GPU and MPI")]
     pub nv: bool,
-    /// Bring AMD's driver into the container
+    /// Bring AMD's devices into the container, with a warning where there are none
     #[arg(long, help_heading = "GPU and MPI")]
     pub rocm: bool,
+    /// Bring Intel's driver into the container, with a warning where there is none
+    #[arg(long, help_heading = "GPU and MPI")]
+    pub intel: bool,
+    /// Which GPU drivers to bring: auto for those that are there, off for none, or nvidia, amd or intel, which must be there; a
+    /// comma separates several
+    #[arg(long, value_name = "WHICH", help_heading = "GPU and MPI")]
+    pub gpu: Vec<OsString>,
     /// Which MPI the program uses: container or off
     #[arg(long, value_name = "WHICH", help_heading = "GPU and MPI", conflicts_with = "no_mpi")]
     pub mpi: Option<String>,
@@ -242,10 +250,13 @@ impl Flags {
         } else if self.compat && !self.writable && options.layers.iter().all(only_read) {
             options.layers.push(Layer::Memory { size: None });
         }
-        for (asked, option) in [(self.nv, "--nv"), (self.rocm, "--rocm")] {
+        for (asked, vendor) in [(self.nv, Vendor::Nvidia), (self.rocm, Vendor::Amd), (self.intel, Vendor::Intel)] {
             if asked {
-                return Err(parse::Error::Driver { option });
+                options.gpu.ask(vendor, Missing::Warn);
             }
+        }
+        for value in &self.gpu {
+            parse::gpu(value, &mut options.gpu)?;
         }
         match self.mpi.as_deref() {
             None | Some("container" | "off") => {}

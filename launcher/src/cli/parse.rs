@@ -11,7 +11,8 @@ use coracle_squashfs::compress::Compression;
 use coracle_squashfs::format::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 
 use crate::cdi::Name;
-use crate::options::{Bind, BindSource, DefaultMount, EnvSetting, Home, Layer};
+use crate::gpu::table::Vendor;
+use crate::options::{Bind, BindSource, DefaultMount, EnvSetting, Gpu, Home, Layer, Missing};
 
 /// Why an option's value was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -142,13 +143,11 @@ pub enum Error {
         /// As given.
         value: OsString,
     },
-    /// A driver that this version does not bring along.
-    #[error(
-        "{option}: this version does not bring the driver's libraries into the container; the devices are there: bind the libraries with --bind, and name their directory in LD_LIBRARY_PATH with --env"
-    )]
-    Driver {
+    /// No choice of GPUs.
+    #[error("gpu {value:?}: use auto, off, nvidia, amd or intel; CDI devices are asked for with --device")]
+    Gpu {
         /// As given.
-        option: &'static str,
+        value: OsString,
     },
     /// A choice of MPI that this version does not have.
     #[error("mpi {value:?}: use container or off; this version does not bring the host's MPI into the container")]
@@ -398,6 +397,25 @@ pub fn annotation(value: &OsStr) -> Result<(String, String), Error> {
         return Err(refused());
     }
     Ok((name.to_owned(), content.to_owned()))
+}
+
+/// Parses a list of GPU drivers into what is asked for. `off` takes back what came before.
+///
+/// # Errors
+/// [`Error::Gpu`]
+pub fn gpu(value: &OsStr, gpu: &mut Gpu) -> Result<(), Error> {
+    let refused = || Error::Gpu { value: value.to_owned() };
+    for word in value.to_str().ok_or_else(refused)?.split(',') {
+        match word {
+            "auto" => Vendor::ALL.into_iter().for_each(|vendor| gpu.ask(vendor, Missing::Silent)),
+            "off" => *gpu = Gpu { alone: true, ..Gpu::default() },
+            "nvidia" => gpu.ask(Vendor::Nvidia, Missing::Fail),
+            "amd" => gpu.ask(Vendor::Amd, Missing::Fail),
+            "intel" => gpu.ask(Vendor::Intel, Missing::Fail),
+            _ => return Err(refused()),
+        }
+    }
+    Ok(())
 }
 
 /// Parses a list of directories of the container.
@@ -716,6 +734,20 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn gpus_are_chosen() {
+        let choose = |words: &[&str]| {
+            let mut asked = Gpu::default();
+            words.iter().try_for_each(|word| gpu(OsStr::new(word), &mut asked)).map(|()| asked)
+        };
+        assert_eq!(choose(&["auto"]), Ok(Gpu::auto()));
+        assert_eq!(choose(&["auto", "off"]).unwrap().over(Gpu::auto()).asked.len(), 0, "a profile has no say");
+        assert_eq!(choose(&["intel"]).unwrap().over(Gpu::auto()).asked.len(), 3);
+        let strict = choose(&["nvidia,auto"]).unwrap();
+        assert_eq!((strict.asked[&Vendor::Nvidia], strict.asked[&Vendor::Amd]), (Missing::Fail, Missing::Silent));
+        assert!(choose(&["all"]).unwrap_err().to_string().contains("--device"));
     }
 
     #[test]

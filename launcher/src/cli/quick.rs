@@ -40,6 +40,8 @@ const TABLE: &[Row] = &[
     (&["device"], None, Action::Values(|flags, value| flags.device.push(value))),
     (&["nv"], None, Action::Switch(|flags| &mut flags.nv)),
     (&["rocm"], None, Action::Switch(|flags| &mut flags.rocm)),
+    (&["intel"], None, Action::Switch(|flags| &mut flags.intel)),
+    (&["gpu"], None, Action::Values(|flags, value| flags.gpu.push(value))),
     (&["mpi"], None, Action::Other),
     (&["no-mpi"], None, Action::Other),
     (&["writable-tmpfs"], None, Action::Other),

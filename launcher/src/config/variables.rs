@@ -75,8 +75,10 @@ pub const VARIABLES: &[Variable] = &[
     value("DROP_CAPS", "drop-caps", &["DROP_CAPS"], |flags, value| flags.drop_caps.push(text(&value))),
     value("ENV_FILE", "env-file", &["ENV_FILE"], |flags, value| flags.env_file.push(value.into())),
     switch("FAKEROOT", "fakeroot", &["FAKEROOT"], |flags| &mut flags.fakeroot),
+    value("GPU", "gpu", &[], |flags, value| flags.gpu.push(value)),
     value("HOME", "home", &["HOME"], |flags, value| flags.home = Some(value)),
     value("HOSTNAME", "hostname", &["HOSTNAME"], |flags, value| flags.hostname = Some(text(&value))),
+    switch("INTEL", "intel", &[], |flags| &mut flags.intel),
     switch("IPC", "ipc", &["IPC", "UNSHARE_IPC"], |flags| &mut flags.ipc),
     switch("KEEP_PRIVS", "keep-privs", &["KEEP_PRIVS"], |flags| &mut flags.keep_privs),
     Variable {
@@ -345,6 +347,7 @@ mod tests {
         );
         assert!(says("APPTAINER_BIND", "/a:b").starts_with("cannot use variable APPTAINER_BIND: bind \"/a:b\""));
         assert!(says("CORACLE_WRITABLE_TMPFS", "lots").contains("no size"));
-        assert!(says("SINGULARITY_NV", "1").contains("driver"));
+        assert!(says("CORACLE_GPU", "all").contains("auto, off, nvidia"));
+        assert!(says("SINGULARITY_NV", "maybe").contains("SINGULARITY_NV"));
     }
 }

@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
-use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::libraries::{Dyn64 as Dyn, Ehdr64 as Ehdr, Phdr64 as Phdr, d_tag, p_type};
 
 /// Program headers that are looked at; usual files have a dozen.
 const HEADERS_MAX: u16 = 64;
@@ -21,72 +22,8 @@ const TABLE_MAX: u64 = 1 << 20;
 /// Around places of which only the start is known.
 const AROUND: u64 = 4096;
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Ehdr {
-    e_ident: [u8; 16],
-    e_type: U16,
-    e_machine: U16,
-    e_version: U32,
-    e_entry: U64,
-    e_phoff: U64,
-    e_shoff: U64,
-    e_flags: U32,
-    e_ehsize: U16,
-    e_phentsize: U16,
-    e_phnum: U16,
-    e_shentsize: U16,
-    e_shnum: U16,
-    e_shstrndx: U16,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Phdr {
-    p_type: U32,
-    p_flags: U32,
-    p_offset: U64,
-    p_vaddr: U64,
-    p_paddr: U64,
-    p_filesz: U64,
-    p_memsz: U64,
-    p_align: U64,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Dyn {
-    d_tag: U64,
-    d_val: U64,
-}
-
-const _: () = assert!(size_of::<Ehdr>() == 64 && size_of::<Phdr>() == 56 && size_of::<Dyn>() == 16);
-
-mod p_type {
-    pub(super) const LOAD: u32 = 1;
-    pub(super) const DYNAMIC: u32 = 2;
-    pub(super) const INTERP: u32 = 3;
-}
-
 /// `PF_W`
 const WRITABLE: u32 = 2;
-
-mod d_tag {
-    pub(super) const NULL: u64 = 0;
-    pub(super) const NEEDED: u64 = 1;
-    pub(super) const PLTRELSZ: u64 = 2;
-    pub(super) const STRTAB: u64 = 5;
-    pub(super) const SYMTAB: u64 = 6;
-    pub(super) const RELA: u64 = 7;
-    pub(super) const RELASZ: u64 = 8;
-    pub(super) const STRSZ: u64 = 10;
-    pub(super) const INIT: u64 = 12;
-    pub(super) const RPATH: u64 = 15;
-    pub(super) const JMPREL: u64 = 23;
-    pub(super) const RUNPATH: u64 = 29;
-    pub(super) const GNU_HASH: u64 = 0x6fff_fef5;
-    pub(super) const VERSYM: u64 = 0x6fff_fff0;
-}
 
 /// What a file says of its start.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, open, openat, readlinkat, statat};
@@ -100,6 +101,19 @@ impl AsFd for Directory {
     }
 }
 
+impl Directory {
+    /// The regular file at a path.
+    fn file(&self, path: &Path) -> Result<Option<File>, Error> {
+        if !matches!(self.entry(path)?, Some(Entry::File { .. })) {
+            return Ok(None);
+        }
+        // NONBLOCK: what was a file a moment ago may be a pipe now.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = self.look(path, |parent, name| openat(parent, name, flags, Mode::empty()))?;
+        Ok(file.map(File::from))
+    }
+}
+
 impl Tree for Directory {
     fn entry(&self, path: &Path) -> Result<Option<Entry>, Error> {
         let Some(stat) = self.stat(path)? else { return Ok(None) };
@@ -115,13 +129,7 @@ impl Tree for Directory {
     }
 
     fn content(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
-        if !matches!(self.entry(path)?, Some(Entry::File { .. })) {
-            return Ok(None);
-        }
-        // NONBLOCK: what was a file a moment ago may be a pipe now.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = self.look(path, |parent, name| openat(parent, name, flags, Mode::empty()))?;
-        let Some(file) = file.map(File::from) else { return Ok(None) };
+        let Some(file) = self.file(path)? else { return Ok(None) };
         let failed = |cause| Error::Open { path: self.path.join(path.strip_prefix("/").unwrap_or(path)), cause };
         let size = file.metadata().map_err(failed)?.len();
         if size > READ_MAX {
@@ -130,6 +138,19 @@ impl Tree for Directory {
         let mut content = Vec::new();
         file.take(READ_MAX).read_to_end(&mut content).map_err(failed)?;
         Ok(Some(content))
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let Some(file) = self.file(path)? else { return Ok(0) };
+        let failed = |cause| Error::Open { path: self.path.join(path.strip_prefix("/").unwrap_or(path)), cause };
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, offset.saturating_add(filled as u64)).map_err(failed)? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        Ok(filled)
     }
 }
 

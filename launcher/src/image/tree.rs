@@ -45,6 +45,26 @@ pub trait Tree {
     /// When the image is damaged there, or the file is unreasonably large.
     fn content(&self, path: &Path) -> Result<Option<Vec<u8>>, Error>;
 
+    /// Fills as much of `buffer` as the regular file at such a path has from `offset` on; how much that was. Nothing when
+    /// there is no such file.
+    ///
+    /// # Errors
+    /// When the image is damaged there.
+    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let content = self.content(path)?.unwrap_or_default();
+        let rest = usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default();
+        buffer.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        Ok(rest.len().min(buffer.len()))
+    }
+
+    /// What an earlier launch concluded about `subject` from this tree and the host, in whatever form it chose.
+    fn note(&self, _subject: &str) -> Option<&[u8]> {
+        None
+    }
+
+    /// Leaves a conclusion to later launches, where there is a session to keep it.
+    fn keep_note(&self, _subject: &str, _note: Vec<u8>) {}
+
     /// The content of a file, symbolic links followed.
     ///
     /// # Errors
@@ -138,6 +158,16 @@ impl Tree for ImageFile {
         let count = self.image.read(&inode, 0, &mut content).map_err(damaged)?;
         content.truncate(count);
         Ok(Some(content))
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        let damaged = |cause| Error::Squashfs { path: self.path.clone(), cause };
+        let Some(inode) = self.image.resolve(path.as_os_str().as_bytes()).map_err(damaged)? else { return Ok(0) };
+        let Kind::File { size, .. } = inode.kind else { return Ok(0) };
+        if offset >= size {
+            return Ok(0);
+        }
+        self.image.read(&inode, offset, buffer).map_err(damaged)
     }
 }
 

@@ -28,7 +28,11 @@ impl Mounts {
             if let Some(path) = name.strip_prefix(spec::LINK) {
                 self.link(Path::new(path), Path::new(value))?;
             } else if let Some(path) = name.strip_prefix(spec::OVER) {
-                self.over(Path::new(path), value);
+                self.over(Path::new(path), value.as_bytes());
+            } else if let Some(path) = name.strip_prefix(spec::RAW_OVER) {
+                let content = spec::hex::decode(value);
+                let unreadable = || Error::Unsupported(format!("the content of {path}, which is not hexadecimal,"));
+                self.over(Path::new(path), &content.ok_or_else(unreadable)?);
             } else if let Some(path) = name.strip_prefix(spec::MODE) {
                 self.mode(Path::new(path), value)?;
             }
@@ -52,16 +56,16 @@ impl Mounts {
         Ok(())
     }
 
-    fn over(&mut self, path: &Path, content: &str) {
+    fn over(&mut self, path: &Path, content: &[u8]) {
         let mut print = Fingerprint::new();
-        print.bytes(content.as_bytes());
+        print.bytes(content);
         let mut source = format!("{SHOWN}/");
         for byte in print.finish() {
             // Writing to a String cannot fail.
             let _ = write!(source, "{byte:02x}");
         }
         let source = PathBuf::from(source);
-        self.files.push((source.clone(), SyntheticFile::Content(content.as_bytes().to_vec(), OVER_MODE)));
+        self.files.push((source.clone(), SyntheticFile::Content(content.to_vec(), OVER_MODE)));
         self.steps.push(Step::BindShown { source, destination: path.to_path_buf() });
     }
 

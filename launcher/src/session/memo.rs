@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::bytes::Bytes;
 use crate::image::{Entry, Error, ImageFile, Tree};
 
 /// Bytes that a memo may have: it travels in one packet.
@@ -20,6 +21,8 @@ pub struct Memo {
     offset: u64,
     entries: BTreeMap<Vec<u8>, Option<Noted>>,
     contents: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// What was concluded, by subject.
+    notes: BTreeMap<String, Bytes>,
 }
 
 /// An [`Entry`] in a form that any path survives.
@@ -38,6 +41,7 @@ impl Memo {
         merged.offset = other.offset;
         merged.entries.extend(other.entries);
         merged.contents.extend(other.contents);
+        merged.notes.extend(other.notes);
         if merged.bytes() <= BYTES_MAX {
             *self = merged;
         }
@@ -46,11 +50,12 @@ impl Memo {
     fn bytes(&self) -> usize {
         let entries: usize = self.entries.keys().map(|path| path.len() + 16).sum();
         let content = |content: &Option<Vec<u8>>| content.as_ref().map_or(0, Vec::len);
-        entries + self.contents.iter().map(|(path, found)| path.len() + content(found) + 16).sum::<usize>()
+        let notes: usize = self.notes.iter().map(|(subject, note)| subject.len() + note.0.len() + 16).sum();
+        entries + notes + self.contents.iter().map(|(path, found)| path.len() + content(found) + 16).sum::<usize>()
     }
 
     fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.contents.is_empty() && self.offset == 0
+        self.entries.is_empty() && self.contents.is_empty() && self.notes.is_empty() && self.offset == 0
     }
 }
 
@@ -111,6 +116,9 @@ impl Remembered {
         let mut learned = self.learned.into_inner();
         // What is too much for a packet is looked at again by each launch.
         if learned.bytes() > BYTES_MAX {
+            learned.notes.clear();
+        }
+        if learned.bytes() > BYTES_MAX {
             learned.contents.clear();
         }
         if learned.bytes() > BYTES_MAX {
@@ -149,6 +157,19 @@ impl Tree for Remembered {
         self.learned.borrow_mut().contents.insert(key.to_vec(), found.clone());
         Ok(found)
     }
+
+    fn note(&self, subject: &str) -> Option<&[u8]> {
+        self.memo.notes.get(subject).map(|note| note.0.as_slice())
+    }
+
+    fn keep_note(&self, subject: &str, note: Vec<u8>) {
+        self.learned.borrow_mut().notes.insert(subject.to_owned(), Bytes(note));
+    }
+
+    /// Parts of large files are not kept: what was concluded from them can be, as a note.
+    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
+        self.image()?.read_at(path, offset, buffer)
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +194,17 @@ mod tests {
         assert_eq!(tree.entry(Path::new("/no")).unwrap(), None);
         assert!(tree.entry(Path::new("/other")).is_err(), "only the image knows");
         assert!(tree.finish().0.is_none());
+    }
+
+    #[test]
+    fn notes_are_kept_in_what_travels() {
+        let tree = Remembered::new("/absent.sqfs".into(), Memo::default());
+        assert_eq!(tree.note("gpu"), None);
+        tree.keep_note("gpu", b"\0\xff".to_vec());
+        let learned = tree.finish().0.unwrap();
+        let mut all = Memo::default();
+        all.merge(postcard::from_bytes(&postcard::to_stdvec(&learned).unwrap()).unwrap());
+        assert_eq!(Remembered::new("/absent.sqfs".into(), all).note("gpu"), Some(b"\0\xff".as_slice()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::bytes::Bytes;
 use super::fingerprint;
 use super::memo::Memo;
 use super::report::Report;
@@ -69,7 +70,7 @@ pub(super) struct Wanted {
 #[derive(Debug, Serialize, Deserialize)]
 enum FileContent {
     Empty,
-    Content(Vec<u8>, u16),
+    Content(Bytes, u16),
     Link(Vec<u8>),
 }
 
@@ -78,7 +79,7 @@ impl From<&Synthetic> for Wanted {
         let bytes = |path: &std::path::PathBuf| path.as_os_str().as_encoded_bytes().to_vec();
         let file = |file: &SyntheticFile| match file {
             SyntheticFile::Empty => FileContent::Empty,
-            SyntheticFile::Content(content, mode) => FileContent::Content(content.clone(), *mode),
+            SyntheticFile::Content(content, mode) => FileContent::Content(Bytes(content.clone()), *mode),
             SyntheticFile::Link(target) => FileContent::Link(bytes(target)),
         };
         Self {
@@ -94,7 +95,7 @@ impl From<Wanted> for Synthetic {
         let path = |bytes| std::path::PathBuf::from(std::ffi::OsString::from_vec(bytes));
         let file = |file: FileContent| match file {
             FileContent::Empty => SyntheticFile::Empty,
-            FileContent::Content(content, mode) => SyntheticFile::Content(content, mode),
+            FileContent::Content(content, mode) => SyntheticFile::Content(content.0, mode),
             FileContent::Link(target) => SyntheticFile::Link(path(target)),
         };
         Self {
