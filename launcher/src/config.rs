@@ -71,6 +71,21 @@ pub enum Error {
         /// The key.
         key: &'static str,
     },
+    /// A user's choice of servers where the site chooses registries.
+    #[error(
+        "cannot use {}: line {line}: registry.hosts.\"{host}\".{key} decides which server answers for a registry: where the site has [images] allowed-registries, it can be set by the site alone, in {SITE}/{FILE}",
+        path.display()
+    )]
+    Server {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// Of the registry.
+        host: String,
+        /// Below the host.
+        key: &'static str,
+    },
     /// A file of the site that is somebody's.
     #[error(
         "cannot trust {}: it belongs to user {owner} and not to root, so that others decide what users run: chown root {}",
@@ -184,6 +199,12 @@ impl Config {
             if set && !of_site {
                 return Err(Error::SiteOnly { line: show::line_of_key(text, key), path, key });
             }
+        }
+        // The names alone would be the site's choice, and the user's server would answer to them.
+        let server = registry.server().filter(|_| !of_site && self.images.chooses_registries());
+        if let Some((host, key)) = server {
+            let line = show::line_of(text, &["registry", "hosts", host, key]);
+            return Err(Error::Server { line, path, host: host.to_owned(), key });
         }
         self.session.merge(session);
         self.store.merge(store);
@@ -349,6 +370,24 @@ mod tests {
             assert!(error.contains(&format!("line {line}: {key} can be set by the site alone")), "{error}");
         }
         assert!(place.read("[images]\nread-only = true\n", "").unwrap().images.read_only());
+    }
+
+    #[test]
+    fn who_may_choose_registries_chooses_their_servers() {
+        let place = Place::new();
+        let site = "[images]\nallowed-registries = [\"docker.io/library\"]\n[registry.hosts.\"docker.io\"]\nmirrors = [\"m.example\"]\n";
+        for (text, key) in [
+            ("mirrors = [\"127.0.0.1:5999\"]", "mirrors"),
+            ("insecure = true", "insecure"),
+            ("ca-files = [\"/c.pem\"]", "ca-files"),
+        ] {
+            let user = format!("[registry]\nconnections = 3\n[registry.hosts.\"docker.io\"]\n\n{text}\n");
+            let error = place.read(site, &user).unwrap_err();
+            let wanted = format!("line 5: registry.hosts.\"docker.io\".{key} decides");
+            assert!(error.contains(&wanted) && error.contains("[images] allowed-registries"), "{error}");
+            place.read("[images]\nread-only = true\n", &user).unwrap();
+        }
+        place.read(site, "[registry]\nauth-files = [\"/a\"]\n").unwrap();
     }
 
     #[test]

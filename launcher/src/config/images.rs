@@ -1,15 +1,19 @@
 //! `[images]`: which images a site lets its users run and pull, and whether they may be written to.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use coracle_converter::Source;
 use coracle_converter::registry::{self, Reference};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::options::{Layer, Options};
+
+/// The variable that replaces the host's certificates.
+const CERTIFICATES: &str = "SSL_CERT_FILE";
 
 /// As in one file, and in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -58,6 +62,11 @@ pub enum Refused {
         /// Those that may.
         allowed: String,
     },
+    /// Certificates of the user's.
+    #[error(
+        "cannot fetch with {CERTIFICATES} set: it decides which servers are believed, which this site's [images] allowed-registries leaves to the site; unset it (a site names certificates in ca-files of [registry.hosts])"
+    )]
+    Certificates,
     /// Something writable.
     #[error(
         "cannot have {what}: this site's [images] read-only = true forbids --writable, --writable-tmpfs and a writable --overlay"
@@ -66,6 +75,12 @@ pub enum Refused {
         /// What was asked for.
         what: &'static str,
     },
+}
+
+/// Whether the system's administrator decides what this path leads to.
+fn is_of_system(path: &OsStr) -> bool {
+    let path = Path::new(path);
+    path.starts_with("/etc") && !path.components().any(|part| part == Component::ParentDir)
 }
 
 fn absolute<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
@@ -94,6 +109,10 @@ impl Images {
 
     pub(super) fn is_set(&self) -> bool {
         *self != Self::default()
+    }
+
+    pub(super) fn chooses_registries(&self) -> bool {
+        self.allowed_registries.is_some()
     }
 
     /// Whether nothing may be written over an image.
@@ -140,7 +159,20 @@ impl Images {
     /// When it may not.
     pub fn check_source(&self, source: &Source) -> Result<(), Refused> {
         match source {
-            Source::Registry { reference } | Source::Artifact { reference } => self.check_reference(reference),
+            Source::Registry { reference } | Source::Artifact { reference } => {
+                self.check_reference(reference)?;
+                self.check_certificates(std::env::var_os(CERTIFICATES).as_deref())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// With certificates and a proxy of the user's own, any server could pass for an allowed one.
+    fn check_certificates(&self, variable: Option<&OsStr>) -> Result<(), Refused> {
+        match variable {
+            Some(value) if self.chooses_registries() && !value.is_empty() && !is_of_system(value) => {
+                Err(Refused::Certificates)
+            }
             _ => Ok(()),
         }
     }
@@ -224,7 +256,11 @@ mod tests {
             "allowed-registries = [\"docker.io/library\", \"registry.example:5000\", \"r.example/team\"]",
         )
         .unwrap();
-        let may = |text: &str| images.check_source(&text.parse().unwrap()).map_err(|error| error.to_string());
+        let may = |text: &str| match text.parse().unwrap() {
+            Source::Registry { reference } => images.check_reference(&reference),
+            other => images.check_source(&other),
+        };
+        let may = |text: &str| may(text).map_err(|error| error.to_string());
         for good in [
             "debian",
             "index.docker.io/library/debian:12",
@@ -241,6 +277,18 @@ mod tests {
             assert!(text.contains("allowed-registries") && text.contains("docker.io/library"), "{text}");
         }
         assert_eq!(may("oci:/some/where"), Ok(()));
+        let says = |value: &str| images.check_certificates(Some(value.as_ref())).unwrap_err().to_string();
+        let text = says("/etc/../c.pem");
+        assert_eq!(text, says("/c.pem"));
+        assert!(text.contains("SSL_CERT_FILE") && text.contains("allowed-registries"), "{text}");
+        for (images, value) in [
+            (&images, None),
+            (&images, Some("/etc/ssl/cert.pem")),
+            (&images, Some("")),
+            (&Images::default(), Some("/c.pem")),
+        ] {
+            assert!(images.check_certificates(value.map(OsStr::new)).is_ok());
+        }
         assert!(toml::from_str::<Images>("allowed-registries = [\"https://x\"]").is_err());
         assert!(toml::from_str::<Images>("allowed-paths = [\"images\"]").is_err());
     }

@@ -90,6 +90,16 @@ impl Registry {
         }
     }
 
+    /// A setting, as host and key, that decides which server answers for a host or is believed to be it.
+    pub(super) fn server(&self) -> Option<(&str, &'static str)> {
+        self.hosts.iter().find_map(|(name, host)| {
+            let Host { mirrors, insecure, ca_files } = host;
+            let set =
+                [("mirrors", mirrors.is_some()), ("insecure", insecure.is_some()), ("ca-files", ca_files.is_some())];
+            set.into_iter().find(|(_, set)| *set).map(|(key, _)| (name.as_str(), key))
+        })
+    }
+
     /// For the client.
     #[must_use]
     pub fn settings(&self) -> registry::Settings {

@@ -224,17 +224,19 @@ pub(crate) fn line_at(text: &str, byte: usize) -> usize {
 
 /// The line of a table, or of a table's key; of a file that parses.
 pub(super) fn line_of_key(text: &str, key: &str) -> usize {
+    line_of(text, &key.split('.').collect::<Vec<_>>())
+}
+
+/// The same for a key whose parts may have dots.
+pub(super) fn line_of(text: &str, key: &[&str]) -> usize {
     let Ok(table) = DeTable::parse(text) else { return 1 };
-    let (section, rest) = key.split_once('.').map_or((key, None), |(section, rest)| (section, Some(rest)));
-    let find = |table: &DeTable<'_>, name: &str| {
-        table.iter().find(|(key, _)| key.get_ref() == name).map(|(key, _)| key.span().start)
-    };
-    let inner = table.get_ref().get(section).and_then(|inner| inner.get_ref().as_table());
-    let at = match rest {
-        Some(rest) => inner.and_then(|inner| find(inner, rest)),
-        None => find(table.get_ref(), section),
-    };
-    line_at(text, at.unwrap_or_default())
+    let (mut table, mut at) = (Some(table.get_ref()), 0);
+    for name in key {
+        let found = table.and_then(|table| table.iter().find(|(key, _)| key.get_ref() == name));
+        let Some((key, value)) = found else { break };
+        (table, at) = (value.get_ref().as_table(), key.span().start);
+    }
+    line_at(text, at)
 }
 
 #[cfg(test)]
