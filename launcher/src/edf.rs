@@ -263,7 +263,13 @@ fn bind(mount: &Located, value: Lookup<'_>) -> Result<Bind, Error> {
     let source = absolute(mount, OsStr::from_bytes(source))?;
     if flags == [b"sqsh"] {
         let source = BindSource::Image { file: source, inside: "/".into() };
-        return Ok(Bind { source, destination: Some(destination), options: Vec::new(), optional: false });
+        return Ok(Bind {
+            source,
+            destination: Some(destination),
+            options: Vec::new(),
+            optional: false,
+            forced: false,
+        });
     }
     let mut bind = Bind::of_host(source, Some(destination));
     add(mount, &mut bind, &flags)?;
@@ -275,7 +281,7 @@ fn memory(mount: &Located, destination: PathBuf, flags: &[&[u8]]) -> Result<Bind
     let size = |size: &&[u8]| units::size(&String::from_utf8_lossy(&size[b"size=".len()..]));
     let size = sizes.last().map(size).transpose().map_err(|problem| mount.error(&problem))?;
     let source = BindSource::Empty { size };
-    let mut bind = Bind { source, destination: Some(destination), options: Vec::new(), optional: false };
+    let mut bind = Bind { source, destination: Some(destination), options: Vec::new(), optional: false, forced: false };
     add(mount, &mut bind, &flags)?;
     Ok(bind)
 }

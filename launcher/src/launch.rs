@@ -391,6 +391,7 @@ impl Launch {
         let mut composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
         gpu::launch::apply(&mut composed, &self.options, facts.tree, &host)?;
         cdi::inject(&mut composed, &self.options, facts.tree, &host)?;
+        spec::keep_forced(&mut composed.spec, &self.options, &host, &disk)?;
         trace::mark("plan");
         let to_make = self.work_directories(&composed);
         let wanted = if to_make.is_empty() {

@@ -32,6 +32,8 @@ pub struct Bind {
     pub options: Vec<String>,
     /// Left out, without a word, where the source is not there: what a site binds by default.
     pub optional: bool,
+    /// On top of everything else, and nothing may be put over it: what a site forces.
+    pub forced: bool,
 }
 
 /// What a [`Bind`] shows.
@@ -57,7 +59,13 @@ impl Bind {
     /// Of what the host has at `source`.
     #[must_use]
     pub fn of_host(source: impl Into<PathBuf>, destination: Option<PathBuf>) -> Self {
-        Self { source: BindSource::Host(source.into()), destination, options: Vec::new(), optional: false }
+        Self {
+            source: BindSource::Host(source.into()),
+            destination,
+            options: Vec::new(),
+            optional: false,
+            forced: false,
+        }
     }
 }
 

@@ -33,6 +33,7 @@ mod tests;
 
 pub use layers::{Error as LayersError, work_directories};
 pub(crate) use layers::{MEMORY, READ_ONLY, WRITABLE};
+pub use mounts::keep_forced;
 pub(crate) use mounts::{INSIDE, SQUASHFS, is_below};
 
 /// Absolute path of the image file.
@@ -127,6 +128,17 @@ pub enum Error {
         image: PathBuf,
         /// In it.
         inside: PathBuf,
+    },
+    /// What would hide what the site forces.
+    #[error(
+        "cannot mount anything on {}: it would hide {}, which this site's [mounts] force-bind = true puts on top of everything; choose another place",
+        destination.display(), forced.display()
+    )]
+    Forced {
+        /// In the container.
+        destination: PathBuf,
+        /// The site's.
+        forced: PathBuf,
     },
     /// A writable bind of an image.
     #[error("cannot bind image {} to write to it: an image can only be read; leave rw out", image.display())]
@@ -239,6 +251,7 @@ pub fn compose(
     let (env, raw_env) = texts(variables.into_iter().map(joined));
     annotations.extend(raw_args.into_iter().map(|(index, hex)| (format!("{RAW_ARGUMENT}{index}"), hex)));
     annotations.extend(raw_env.into_iter().map(|(index, hex)| (format!("{RAW_ENV}{index}"), hex)));
+    warnings.append(&mut mounts.warnings);
     let (mounts, optional) = mounts.finish()?;
     if !optional.is_empty() {
         annotations.insert(OPTIONAL.to_owned(), optional.join("\n"));

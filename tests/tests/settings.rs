@@ -64,11 +64,34 @@ fn root_mounts_of_the_site_are_refused_unless_forced() {
         assert!(!there(&options), "{options:?}");
     }
     site.write("coracle.toml", &format!("{settings}force-bind = true\n"));
-    for options in
-        [["--no-mount", "bind-paths"], ["--no-mount", "/site"], ["--bind", "/opt:/site"], ["--contain", "--cleanenv"]]
-    {
+    for options in [["--no-mount", "bind-paths"], ["--no-mount", "/site"], ["--contain", "--cleanenv"]] {
         assert!(there(&options), "{options:?}");
     }
+    for options in [
+        ["--bind", "/opt:/site"],
+        ["--bind", "/opt:/site/deeper"],
+        ["--bind", "/opt:/var/../site"],
+        ["--bind", "/dev/null:/site"],
+        ["--scratch", "/site"],
+        ["--home", "/opt:/site"],
+    ] {
+        let refused = shell(&site, &options, "true").exited(125);
+        let says = "it would hide /site, which this site's [mounts] force-bind = true puts on top";
+        assert!(refused.stderr.contains(says), "{options:?}: {}", refused.stderr);
+    }
+    // Below another directory it is on top all the same.
+    site.write(
+        "coracle.toml",
+        &format!("[mounts]\nforce-bind = true\nbind = [\"{}:/up/site\"]\n", data.path().display()),
+    );
+    let refused = shell(&site, &["--bind", "/dev/null:/up"], "true").exited(125);
+    assert!(refused.stderr.contains("force-bind"), "{}", refused.stderr);
+    let above = temp_dir();
+    fs::set_permissions(above.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let bind = format!("{}:/up", above.path().display());
+    shell(&site, &["--bind", &bind], "true").exited(125);
+    fs::create_dir(above.path().join("site")).unwrap();
+    assert_eq!(shell(&site, &["--bind", &bind], "cat /up/site/file").success().stdout, "data\n");
     site.write_own("[mounts]\nforce-bind = false\n");
     let refused = shell(&site, &[], "true").exited(125);
     assert!(refused.stderr.contains("line 2: mounts.force-bind can be set by the site alone"), "{}", refused.stderr);
@@ -220,6 +243,17 @@ fn root_registries_are_the_sites_choice() {
             );
         }
     }
+    let user = "[registry.hosts.\"docker.io\"]\nmirrors = [\"127.0.0.1:9\"]\ninsecure = true\n";
+    site.write_own(user);
+    for words in [["pull", "docker://debian"].as_slice(), &["config", "check"]] {
+        let refused = run(&mut site.coracle(words));
+        let text = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(refused.code() != Some(0) && text.contains("line 2: registry.hosts.\"docker.io\".mirrors"), "{text}");
+        assert!(text.contains("allowed-registries") && text.contains(".config/coracle/coracle.toml"), "{text}");
+    }
+    site.write_own("");
+    let certificates = run(site.coracle(["pull", "docker://debian"]).env("SSL_CERT_FILE", "/tmp/c.pem")).exited(125);
+    assert!(certificates.stderr.contains("cannot fetch with SSL_CERT_FILE set"), "{}", certificates.stderr);
     // Nobody listens there, and that is what is said.
     let tried = run(&mut site.coracle(["pull", "docker://127.0.0.1:9/team/app"])).exited(125);
     assert!(!tried.stderr.contains("allowed-registries") && tried.stderr.contains("127.0.0.1:9"), "{}", tried.stderr);

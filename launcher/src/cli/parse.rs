@@ -324,7 +324,7 @@ pub fn mount(value: &OsStr) -> Result<Bind, Error> {
             let destination = destination.ok_or_else(|| wrong("it has no destination".to_owned()))?;
             check_destination(Some(&destination), Path::new("."), &whole)?;
             let source = BindSource::Empty { size };
-            Bind { source, destination: Some(destination), options: Vec::new(), optional: false }
+            Bind { source, destination: Some(destination), options: Vec::new(), optional: false, forced: false }
         }
         (Some("tmpfs"), Some(_)) => return Err(wrong("a tmpfs has no source".to_owned())),
         (Some(other), _) => return Err(wrong(format!("there is no type {other}"))),

@@ -142,9 +142,10 @@ impl Config {
         }
         for part in &self.parts {
             let forced = part.of_site && self.force_bind;
-            for bind in part.binds(value)? {
+            for mut bind in part.binds(value)? {
                 let place = destination(&bind);
                 if forced {
+                    bind.forced = true;
                     last.push(bind);
                     continue;
                 }

@@ -1,8 +1,9 @@
 //! The mounts of a container: the defaults, what options take from them, and the caller's binds.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{Mount, MountBuilder};
+use oci_spec::runtime::{Mount, MountBuilder, Spec};
 
 use super::identity::ROOT_HOME;
 use super::{Error, isolation};
@@ -50,13 +51,21 @@ struct Item {
     destination: PathBuf,
     what: What,
     optional: bool,
+    forced: bool,
 }
 
 /// Mounts being collected.
+#[derive(Default)]
 pub(super) struct Mounts {
     items: Vec<Item>,
     /// Home directory in the container, when there is one.
     pub(super) home: Option<PathBuf>,
+    /// What the caller should be told.
+    pub(super) warnings: Vec<String>,
+    /// Whether what is added was asked for, and is no default.
+    asked: bool,
+    /// What was asked for and would hide what the site forces.
+    refused: Option<Error>,
 }
 
 /// Whether `path` is `base` or below it. Compares components, never strings: `/scratch2` is not below `/scratch`.
@@ -83,7 +92,37 @@ impl Mounts {
     }
 
     fn add(&mut self, destination: &Path, what: What, optional: bool) {
-        self.items.push(Item { destination: destination.to_path_buf(), what, optional });
+        if let Some(forced) = self.forced_at(destination) {
+            return self.leave_out(destination, forced);
+        }
+        self.items.push(Item { destination: destination.to_path_buf(), what, optional, forced: false });
+    }
+
+    /// A forced mount that something at `destination` would hide.
+    fn forced_at(&self, destination: &Path) -> Option<PathBuf> {
+        let mut forced = self.items.iter().filter(|item| item.forced).map(|item| &item.destination).peekable();
+        forced.peek()?;
+        let destination = plain(destination);
+        forced.find(|forced| is_below(&destination, &plain(forced))).cloned()
+    }
+
+    fn leave_out(&mut self, destination: &Path, forced: PathBuf) {
+        let destination = destination.to_path_buf();
+        let error = Error::Forced { destination, forced };
+        if self.asked {
+            self.refused.get_or_insert(error);
+        } else {
+            self.warnings.push(error.to_string());
+        }
+    }
+
+    /// Nothing but a directory may stand above a forced mount.
+    fn check_above(&mut self, destination: &Path, directory: bool) {
+        let above = |item: &&Item| item.forced && is_below(&plain(&item.destination), &plain(destination));
+        if let Some(forced) = self.items.iter().find(above).filter(|_| !directory) {
+            let forced = forced.destination.clone();
+            self.leave_out(destination, forced);
+        }
     }
 
     fn bind(&mut self, source: &Path, destination: &Path, options: &[String], optional: bool) {
@@ -109,17 +148,26 @@ impl Mounts {
         let system = NEVER.iter().any(|dir| cwd == Path::new(dir))
             || NEVER_BELOW.iter().any(|dir| is_below(cwd, Path::new(dir)))
             || self.has(cwd);
+        let before = self.items.len();
         if !system {
             self.bind(cwd, cwd, &[], true);
         }
-        !system
+        self.items.len() > before
     }
 
     /// The specification's mounts, and the destinations of those that may fail. Parents come before what is below
     /// them, else they would hide it; equals stay in order.
     pub(super) fn finish(self) -> Result<(Vec<Mount>, Vec<String>), Error> {
+        if let Some(refused) = self.refused {
+            return Err(refused);
+        }
         let mut items = self.items;
-        items.sort_by_key(|item| item.destination.components().count());
+        // Forced ones come last: whatever way leads to their place or below, they are on top.
+        items.sort_by_key(|item| (item.forced, item.destination.components().count()));
+        // Places are what the annotation names: where something must be, nothing may go missing. One of the two hides the other.
+        let required: HashSet<PathBuf> =
+            items.iter().filter(|item| !item.optional).map(|item| item.destination.clone()).collect();
+        items.retain(|item| !(item.optional && required.contains(&item.destination)));
         let optional =
             items.iter().filter(|item| item.optional).map(|item| item.destination.display().to_string()).collect();
         let mount = |item: Item| {
@@ -154,11 +202,15 @@ fn bind_options(given: Vec<String>) -> Vec<String> {
 
 /// The mounts that `options` ask for on this host, except the working directory's.
 pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &dyn Probe) -> Result<Mounts, Error> {
-    let mut mounts = Mounts { items: Vec::new(), home: None };
+    let mut mounts = Mounts::default();
     // The caller's come first here so that defaults give way to them.
-    for bind in &options.binds {
-        add_bind(&mut mounts, bind, host, probe)?;
+    mounts.asked = true;
+    for forced in [true, false] {
+        for bind in options.binds.iter().filter(|bind| bind.forced == forced) {
+            add_bind(&mut mounts, bind, host, probe)?;
+        }
     }
+    mounts.asked = false;
     let without = |name: DefaultMount| options.no_mount.contains(&name);
     let wanted = |mounts: &Mounts, group: &DefaultMount, path: &Path| {
         !without(group.clone()) && !without(DefaultMount::Path(path.to_path_buf())) && !mounts.has(path)
@@ -206,10 +258,12 @@ pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &d
     if options.fakeroot {
         add_root_home(&mut mounts, options, host, beside("home"));
     }
+    mounts.asked = true;
     for path in &options.scratch {
         let name = path.strip_prefix("/").unwrap_or(path);
         mounts.empty(path, work.as_ref().map(|work| work.join("scratch").join(name)), &["nosuid", "nodev", "mode=755"]);
     }
+    mounts.asked = false;
     for name in FILES {
         let path = Path::new(name);
         // Following the image's link would put the host's time zone over the image's file for UTC.
@@ -225,6 +279,63 @@ pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &d
 }
 
 fn add_bind(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) -> Result<(), Error> {
+    if bind.forced {
+        // The site's own do not stand in each other's way.
+        let mut own = Mounts { asked: true, ..Mounts::default() };
+        add_source(&mut own, bind, host, probe)?;
+        mounts.items.extend(own.items.into_iter().map(|item| Item { optional: false, forced: true, ..item }));
+        return Ok(());
+    }
+    add_source(mounts, bind, host, probe)
+}
+
+/// Where a path leads, without asking for links.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => _ = plain.pop(),
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// Puts what the site forces on top of what was added to the specification since it was composed.
+///
+/// # Errors
+/// When something would hide it.
+pub fn keep_forced(spec: &mut Spec, options: &Options, host: &Host, probe: &dyn Probe) -> Result<(), Error> {
+    let mut forced = Mounts::default();
+    for bind in options.binds.iter().filter(|bind| bind.forced) {
+        add_bind(&mut forced, bind, host, probe)?;
+    }
+    if forced.items.is_empty() {
+        return Ok(());
+    }
+    let is_forced = |mount: &Mount| {
+        forced.items.iter().any(|item| {
+            let source = match &item.what {
+                What::Bind { source, .. } | What::Image { file: source, .. } => source.as_path(),
+                What::New { kind, .. } => Path::new(*kind),
+            };
+            item.destination == *mount.destination() && Some(source) == mount.source().as_deref()
+        })
+    };
+    let (last, mut mounts): (Vec<Mount>, Vec<Mount>) =
+        spec.mounts().clone().unwrap_or_default().into_iter().partition(is_forced);
+    for mount in &mounts {
+        if let Some(forced) = forced.forced_at(mount.destination()) {
+            return Err(Error::Forced { destination: mount.destination().clone(), forced });
+        }
+    }
+    mounts.extend(last);
+    spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+fn add_source(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) -> Result<(), Error> {
     let at = |source: &Path| bind.destination.clone().unwrap_or_else(|| source.to_path_buf());
     let words = || bind.options.clone();
     match &bind.source {
@@ -237,7 +348,10 @@ fn add_bind(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) ->
         BindSource::Host(source) => {
             let source = absolute(source, host)?;
             match probe.kind(&source) {
-                Some(_) => mounts.bind(&source, &at(&source), &bind.options, bind.optional),
+                Some(kind) => {
+                    mounts.check_above(&at(&source), kind == Kind::Directory);
+                    mounts.bind(&source, &at(&source), &bind.options, bind.optional);
+                }
                 None if bind.optional => {}
                 None => return Err(Error::NoSource { source_path: source }),
             }
@@ -249,10 +363,11 @@ fn add_bind(mounts: &mut Mounts, bind: &Bind, host: &Host, probe: &dyn Probe) ->
                     if bind.options.iter().any(|option| option == "rw") {
                         return Err(Error::ImageIsReadOnly { image: file });
                     }
-                    if probe.kind_in_image(&file, inside)?.is_none() {
+                    let Some(kind) = probe.kind_in_image(&file, inside)? else {
                         return Err(Error::NotInImage { image: file, inside: inside.clone() });
-                    }
+                    };
                     let destination = at(&file);
+                    mounts.check_above(&destination, kind == Kind::Directory);
                     mounts.add(&destination, What::Image { file, inside: inside.clone(), options: words() }, false);
                 }
                 None if bind.optional => {}
@@ -314,7 +429,9 @@ fn add_home(
                 return Err(Error::NoSource { source_path: source });
             }
             let destination = destination.clone().unwrap_or_else(|| source.clone());
+            mounts.asked = true;
             mounts.bind(&source, &destination, &[], false);
+            mounts.asked = false;
             mounts.home = Some(destination);
         }
         Home::Own => {

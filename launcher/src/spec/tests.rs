@@ -269,6 +269,47 @@ fn a_bind_takes_the_place_of_a_default_and_parents_come_first() {
 }
 
 #[test]
+fn nothing_hides_what_the_site_forces() {
+    let forced = Bind { optional: true, forced: true, ..Bind::of_host("/data", Some("/opt/sw".into())) };
+    let of = |options: Options| {
+        let binds = options.binds.iter().cloned().chain([forced.clone()]).collect();
+        try_with(&oci(), run(), &Options { binds, ..options }, &host())
+    };
+    let bind =
+        |source: &str, at: &str| Options { binds: vec![Bind::of_host(source, Some(at.into()))], ..Options::default() };
+    let home = crate::options::Home::At { source: "/tmp".into(), destination: Some("/opt/sw/home".into()) };
+    for options in [
+        bind("/tmp", "/opt/sw"),
+        bind("/tmp", "/opt/sw/app"),
+        bind("/tmp", "/srv/../opt/./sw"),
+        bind("/data/x.txt", "/opt"),
+        Options { scratch: vec!["/opt/sw".into()], ..Options::default() },
+        Options { home, ..Options::default() },
+    ] {
+        let error = of(options.clone()).map(|composed| mounts(&composed)).unwrap_err().to_string();
+        assert!(error.contains("[mounts] force-bind") && error.contains("/opt/sw"), "{options:?} {error}");
+    }
+    let composed = of(bind("/tmp", "/opt/sw2/a/b")).unwrap();
+    assert_eq!(mounts(&composed).last().unwrap(), "/opt/sw /data rw", "on top");
+    assert!(!annotation(&composed, OPTIONAL).unwrap().contains("/opt/sw"));
+    of(bind("/tmp", "/opt")).unwrap();
+    // Defaults give way.
+    let at_home = Bind { optional: true, forced: true, ..Bind::of_host("/tmp", Some("/home".into())) };
+    let composed = with(&oci(), run(), &Options { binds: vec![at_home], ..Options::default() });
+    assert!(composed.warnings[0].contains("/home/ada"), "{:?}", composed.warnings);
+}
+
+#[test]
+fn what_was_asked_for_is_required_at_the_place_of_what_is_optional() {
+    let optional = Bind { optional: true, ..Bind::of_host("/tmp", Some("/opt/sw".into())) };
+    let home = crate::options::Home::At { source: "/data".into(), destination: Some("/opt/sw".into()) };
+    let composed = with(&oci(), run(), &Options { binds: vec![optional], home, ..Options::default() });
+    assert!(!annotation(&composed, OPTIONAL).unwrap().lines().any(|line| line == "/opt/sw"));
+    let there: Vec<_> = mounts(&composed).into_iter().filter(|mount| mount.starts_with("/opt/sw")).collect();
+    assert_eq!(there, ["/opt/sw /data rw"]);
+}
+
+#[test]
 fn binds_need_a_source() {
     let binds = vec![Bind::of_host("/absent", None)];
     let error = try_with(&oci(), run(), &Options { binds, ..Options::default() }, &host()).unwrap_err().to_string();
