@@ -467,3 +467,35 @@ fn userns_a_shell_has_the_terminal_and_gives_it_back() {
     terminal.wait_for("read <back>");
     assert!(terminal.end().0.success());
 }
+
+#[test]
+fn userns_a_program_does_not_look_into_the_init() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let profile = bench.path("p.json");
+    fs::write(&profile, r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#).unwrap();
+    let security = format!("seccomp:{}", profile.display());
+    for options in [&["--pid", "--security", &security][..], &["--pid", "--fakeroot", "--security", &security]] {
+        let refused = bench.shell(options, "test $$ != 1 && exec 3<>/proc/1/mem && echo opened");
+        assert!(!refused.stdout.contains("opened") && refused.stderr.contains("denied"), "{refused:?}");
+    }
+}
+
+#[test]
+fn userns_ends_of_children_are_seen_where_the_caller_ignores_them() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    // CHLD is number 17: bit 16 of the mask.
+    let script = "trap '' CHLD; for option in --no-session --pid; do \"$0\" exec $option \"$1\" sh -c \
+                  'grep SigIgn /proc/self/status; exit 3'; echo $?; done";
+    let mut shell = bench.user.command("bash");
+    shell.current_dir(bench.dir.path());
+    shell.args(["-c", script]).arg(coracle_binary().unwrap()).arg(&bench.image);
+    let seen = run(bench.dress(&mut shell)).success();
+    let lines: Vec<&str> = seen.stdout.split_whitespace().collect();
+    assert_eq!(lines.len(), 6, "{seen:?}");
+    for pair in lines.chunks(3) {
+        let ignored = u64::from_str_radix(pair[1], 16).unwrap();
+        assert_eq!((ignored >> 16 & 1, pair[2]), (1, "3"), "{seen:?}");
+    }
+}
