@@ -676,3 +676,13 @@ fn userns_a_signal_to_the_group_reaches_a_program_in_an_instance_once() {
     std::os::unix::process::CommandExt::process_group(&mut join, 0);
     assert_eq!(run(&mut join).success().stdout, "1\n");
 }
+
+#[test]
+fn userns_failed_starts_are_heard_of_where_the_caller_ignores_ends_of_children() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let mut command = bench.user.command("/usr/bin/env");
+    command.current_dir(bench.path("work")).arg("--ignore-signal=CHLD");
+    command.arg(coracle_tests::process::coracle_binary().unwrap()).args(["instance", "start", bench.image(), "none"]);
+    run(bench.dress(command.arg("no-such-program"))).exited(127);
+}
