@@ -124,6 +124,7 @@ impl<'a> Launch<'a> {
             joined_user: false,
             forked: None,
             guarded: None,
+            filtered: false,
             around: None,
             warn,
         };
@@ -150,6 +151,7 @@ impl<'a> Launch<'a> {
     /// [`Error::Session`] alone it is where it was.
     pub fn finish(mut self, plan: &Plan, decided: Decided) -> Result<Infallible, Error> {
         self.engine.decided = decided;
+        self.engine.filtered = plan.steps.iter().any(|step| matches!(step, Step::Filter(_)));
         let rest = plan.steps.strip_prefix(self.taken.as_slice()).ok_or(Error::OutOfOrder("go on"))?;
         self.take(rest)?;
         Err(Error::NothingToExecute)
@@ -190,6 +192,8 @@ struct Engine<'a> {
     forked: Option<fork::Forked>,
     /// The sets that the program is to have, while this process has a right more.
     guarded: Option<Capabilities>,
+    /// The program will be under a filter, and its init under none.
+    filtered: bool,
     /// Where an instance was joined: what was around before.
     around: Option<fork::Around>,
     warn: &'a mut dyn FnMut(String),

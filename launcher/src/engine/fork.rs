@@ -136,7 +136,7 @@ impl Engine<'_> {
     /// Nobody but who owns the container may look into its init, which is under no filter: programs that are under one could write
     /// to its memory. Joining an instance takes a look, so there a capability that the programs do not have does it.
     fn hide(&self) -> Result<(), Error> {
-        if self.ground.detached.is_some() {
+        if self.ground.detached.is_some() || !self.filtered {
             return Ok(());
         }
         nix::sys::prctl::set_dumpable(false).map_err(|cause| Error::Fork { cause: cause.into() })
