@@ -43,6 +43,12 @@ impl CapabilitySet {
         bit(name).is_some_and(|bit| self.0 & bit != 0)
     }
 
+    /// The set with the right to look into other processes.
+    #[must_use]
+    pub fn with_ptrace(self) -> Self {
+        Self(self.0 | bit(PTRACE).unwrap_or_default())
+    }
+
     /// The names, in the kernel's order.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         CAPABILITIES
@@ -80,6 +86,9 @@ impl fmt::Display for CapabilitySet {
         }
     }
 }
+
+/// What protects the init of an instance from programs under a filter, which must not have it.
+pub const PTRACE: &str = "CAP_SYS_PTRACE";
 
 /// All sets of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
+use crate::capabilities::Capabilities;
 use crate::fuse::{self, ServeOptions, Synthetic};
 use crate::host::Identification;
 use crate::ids::{Ids, Owners};
@@ -122,6 +123,9 @@ impl<'a> Launch<'a> {
             below: None,
             joined_user: false,
             forked: None,
+            guarded: None,
+            filtered: false,
+            around: None,
             warn,
         };
         let mut launch = Self { engine, taken: steps.to_vec() };
@@ -147,6 +151,7 @@ impl<'a> Launch<'a> {
     /// [`Error::Session`] alone it is where it was.
     pub fn finish(mut self, plan: &Plan, decided: Decided) -> Result<Infallible, Error> {
         self.engine.decided = decided;
+        self.engine.filtered = plan.steps.iter().any(|step| matches!(step, Step::Filter(_)));
         let rest = plan.steps.strip_prefix(self.taken.as_slice()).ok_or(Error::OutOfOrder("go on"))?;
         self.take(rest)?;
         Err(Error::NothingToExecute)
@@ -185,6 +190,12 @@ struct Engine<'a> {
     joined_user: bool,
     /// In a process that another one waits for.
     forked: Option<fork::Forked>,
+    /// The sets that the program is to have, while this process has a right more.
+    guarded: Option<Capabilities>,
+    /// The program will be under a filter, and its init under none.
+    filtered: bool,
+    /// Where an instance was joined: what was around before.
+    around: Option<fork::Around>,
     warn: &'a mut dyn FnMut(String),
 }
 
@@ -263,6 +274,11 @@ impl Engine<'_> {
             Step::NoNewPrivileges => nix::sys::prctl::set_no_new_privs()
                 .map_err(|cause| Error::Privileges { what: "no_new_privs", cause: cause.into() }),
             // After the last mount(2), which needed them.
+            Step::Capabilities(sets) if self.ground.detached.is_some() => {
+                self.guarded = Some(*sets);
+                privileges::set_guarded(sets)
+                    .map_err(|cause| Error::Privileges { what: "the capability sets", cause: cause.into() })
+            }
             Step::Capabilities(sets) if sets.is_empty() => privileges::drop_all()
                 .map_err(|cause| Error::Privileges { what: "empty capability sets", cause: cause.into() }),
             Step::Capabilities(sets) => privileges::set(sets)

@@ -189,12 +189,21 @@ impl Surroundings {
     pub fn at(self, cwd: PathBuf) -> Self {
         Self { cwd: Some(cwd), ..self }
     }
+
+    /// The same, with a profile that was read before.
+    #[must_use]
+    pub fn filtered(self, path: PathBuf, content: Vec<u8>) -> Self {
+        Self { seccomp: Some(SeccompFile { path, content, kernel: kernel() }), ..self }
+    }
 }
 
 fn seccomp_file(path: &Path) -> Result<SeccompFile, Error> {
     let content = fs::read(path).map_err(|cause| Error::SeccompFile { path: path.to_path_buf(), cause })?;
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    Ok(SeccompFile { path: path.to_path_buf(), content, kernel })
+    Ok(SeccompFile { path: path.to_path_buf(), content, kernel: kernel() })
+}
+
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn value(env: &[(OsString, OsString)], name: &str) -> Option<OsString> {

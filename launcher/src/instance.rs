@@ -4,14 +4,16 @@
 //! process has to be asked, and none has to tidy up: an instance runs if its processes do, which their ids and start times tell.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 mod process;
 mod record;
+mod rights;
 mod state;
 
 pub use process::Process;
 pub use record::{Record, State};
+pub use rights::{Profile, Rights, guard_init};
 pub use state::{Directory, host};
 
 /// Before a name, in place of an image.
@@ -72,6 +74,22 @@ pub enum Error {
         name: String,
         /// The system's reason.
         cause: io::Error,
+    },
+    /// The file of `--security seccomp:`.
+    #[error("cannot read seccomp profile {}: {cause}", path.display())]
+    Profile {
+        /// The path.
+        path: PathBuf,
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// Its programs could get rid of their filter.
+    #[error(
+        "cannot start instance {name} with a seccomp profile and CAP_SYS_PTRACE: its programs could write to the memory of its init, which is under no filter; leave the capability out, with --drop-caps CAP_SYS_PTRACE"
+    )]
+    Guard {
+        /// The name.
+        name: String,
     },
 }
 

@@ -18,7 +18,7 @@ use coracle::config::{self, Asked, Config};
 use coracle::engine::{self, Detached};
 use coracle::exit::Exit;
 use coracle::host::Surroundings;
-use coracle::instance::{self, Directory, Process, Record, State};
+use coracle::instance::{self, Directory, Process, Record, Rights, State};
 use coracle::options::{Options, Verb};
 use coracle::sys::process;
 use coracle::sys::signals::{self, Change};
@@ -104,6 +104,7 @@ impl Planned {
         let config = settings()?;
         let mut ready = launch::ready(&arguments.flags, image, verb, &config)?;
         ready.options.namespaces.pid = true;
+        instance::guard_init(&name, &mut ready.options)?;
         Ok(Self { name, command, config, ready })
     }
 
@@ -150,6 +151,7 @@ impl Planned {
             output: directory.join(format!("{}.out", self.name)),
             errors: directory.join(format!("{}.err", self.name)),
             boot: String::new(),
+            rights: Some(Rights::of(&self.ready.options)?),
         })
     }
 
@@ -228,7 +230,10 @@ pub(super) fn join(flags: &Flags, name: &str, verb: Verb) -> anyhow::Result<Exit
     options.clean_env |= mine.clean_env;
     options.no_env.extend(mine.no_env);
     options.shell = mine.shell.or(options.shell);
-    let around = Surroundings::of(env, &options)?;
+    let mut around = Surroundings::of(env, &options)?;
+    if let Some(profile) = record.rights.as_ref().and_then(|rights| rights.seccomp.as_ref()) {
+        around = around.filtered(profile.path.clone(), profile.content.clone().into());
+    }
     options.working_dir = mine.working_dir.or(options.working_dir);
     let wish = around.cwd().filter(|_| options.working_dir.is_none());
     let around = around.at(record.cwd.clone());
@@ -247,6 +252,14 @@ fn recorded(record: &Record, config: &Config, env: &[(OsString, OsString)]) -> a
     let mut options = launch::with_site(config::apply(config, env, asked)?.options, config);
     options.cdi_dirs.iter_mut().for_each(|directory| *directory = record.cwd.join(&*directory));
     options.namespaces.pid = true;
+    let rights = record.rights.as_ref();
+    let rights = rights.with_context(|| {
+        let name = &record.name;
+        format!(
+            "cannot join instance {name}: another version of coracle started it; write coracle instance restart {name}"
+        )
+    })?;
+    rights.settle(&mut options);
     options.binds.iter_mut().for_each(|bind| bind.optional = true);
     // They are mounted.
     options.layers.clear();
@@ -297,7 +310,7 @@ fn described(record: &Record) -> anyhow::Result<serde_json::Value> {
     let mut value = serde_json::to_value(record)?;
     if let Some(fields) = value.as_object_mut() {
         // What the id and the start make together is of use to nobody else.
-        for name in ["process", "supervisor", "starting", "boot"] {
+        for name in ["process", "supervisor", "starting", "boot", "rights"] {
             fields.remove(name);
         }
         fields.insert("pid".into(), record.process.pid.into());

@@ -100,7 +100,7 @@ pub struct Namespaces {
 }
 
 /// Capabilities within the container's user namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Capabilities {
     /// Names such as `CAP_SYS_ADMIN`, in capitals and with `CAP_`; `ALL` for all.
     pub add: BTreeSet<String>,

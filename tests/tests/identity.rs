@@ -693,3 +693,14 @@ with zipfile.ZipFile("afloat-1-py3-none-any.whl", "w") as wheel:
     let seen = bench.shell(&["--fakeroot", "--bind", "/usr:/usr:ro"], script).success();
     assert_eq!(seen.stdout, "afloat\n", "{seen:?}");
 }
+
+#[test]
+fn root_fakeroot_has_many_users_where_the_caller_ignores_ends_of_children() {
+    needs!(Coracle, Fuse, Root, Tool("newuidmap"));
+    let bench = Bench::with_subids();
+    let mut command = bench.user.command("/usr/bin/env");
+    command.current_dir(bench.dir.path()).env("CORACLE_SESSION_SCOPE", bench.dir.path()).arg("--ignore-signal=CHLD");
+    command.arg(coracle_tests::process::coracle_binary().unwrap()).args(["exec", "--fakeroot"]).arg(&bench.image);
+    let seen = run(command.args(["cat", "/proc/self/uid_map"])).success();
+    assert_eq!((seen.stdout.lines().count(), seen.stderr.as_str()), (2, ""), "{seen:?}");
+}

@@ -619,3 +619,70 @@ fn userns_an_instance_has_its_identity_and_its_filter_for_all_that_join() {
     let missing = bench.start(&["--security", &filter], "none", &["no-such-program"]).exited(127);
     assert!(missing.stderr.contains("no-such-program"), "{}", missing.stderr);
 }
+
+#[test]
+fn userns_programs_of_an_instance_do_not_look_into_its_init() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let profile = bench.path("profile.json");
+    fs::write(&profile, r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#).unwrap();
+    let filter = format!("seccomp:{}", profile.display());
+    let script = "(exec 3<>/proc/1/mem) && echo opened";
+    for (name, options) in [("plain", &["--security", &filter][..]), ("root", &["--fakeroot", "--security", &filter])] {
+        bench.start(options, name, &["sh", "-c", &format!("{script}; sleep 1000")]).success();
+        let joined = bench.run(&["exec", &format!("instance://{name}"), "sh", "-c", script]);
+        assert!(!joined.stdout.contains("opened") && joined.stderr.contains("denied"), "{name}: {joined:?}");
+        let shown =
+            bench.run(&["exec", &format!("instance://{name}"), "grep", "CapPrm", "/proc/self/status"]).success();
+        assert_eq!(shown.stdout.contains("\t0000000000000000"), name == "plain", "{shown:?}");
+        eventually("its words", || bench.logs(&["--stderr", name]).contains("denied"));
+        assert_eq!(bench.logs(&[name]), "");
+    }
+    let refused = bench.start(&["--add-caps", "all", "--security", &filter], "all", &[]).exited(125);
+    assert!(refused.stderr.contains("--drop-caps CAP_SYS_PTRACE"), "{}", refused.stderr);
+}
+
+#[test]
+fn userns_the_rights_of_an_instance_are_those_it_was_started_with() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let profile = bench.path("profile.json");
+    let text =
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"action":"SCMP_ACT_ERRNO","names":["mkdir","mkdirat"]}]}"#;
+    fs::write(&profile, text).unwrap();
+    let mut start = bench.instance(&["start", bench.image(), "strict"]);
+    run(start.env("CORACLE_SECURITY", format!("seccomp:{}", profile.display()))).success();
+    fs::remove_file(&profile).unwrap();
+    let mut join =
+        bench.coracle(&["exec", "instance://strict", "sh", "-c", "grep CapEff /proc/self/status; mkdir /tmp/new"]);
+    let joined = run(join.env("CORACLE_ADD_CAPS", "all")).exited(1);
+    assert!(joined.stderr.contains("not permitted"), "{joined:?}");
+    assert_eq!(joined.stdout, "CapEff:\t0000000000000000\n");
+    bench.start(&[], "free", &[]).success();
+    let mut join = bench.coracle(&["exec", "instance://free", "grep", "CapEff", "/proc/self/status"]);
+    let variables = [("CORACLE_ADD_CAPS", "all"), ("CORACLE_SECURITY", "seccomp:/no/such"), ("CORACLE_FAKEROOT", "1")];
+    assert_eq!(run(join.envs(variables)).success().stdout, "CapEff:\t0000000000000000\n");
+}
+
+#[test]
+fn userns_a_signal_to_the_group_reaches_a_program_in_an_instance_once() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    bench.start(&[], "one", &[]).success();
+    // The program itself signals its group, in which is the process that waits for it outside.
+    let script =
+        "n=0; trap 'n=$((n+1))' USR1; kill -USR1 0; i=0; while [ $i -lt 20 ]; do sleep 0.05; i=$((i+1)); done; echo $n";
+    let mut join = bench.coracle(&["exec", "instance://one", "sh", "-c", script]);
+    std::os::unix::process::CommandExt::process_group(&mut join, 0);
+    assert_eq!(run(&mut join).success().stdout, "1\n");
+}
+
+#[test]
+fn userns_failed_starts_are_heard_of_where_the_caller_ignores_ends_of_children() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let mut command = bench.user.command("/usr/bin/env");
+    command.current_dir(bench.path("work")).arg("--ignore-signal=CHLD");
+    command.arg(coracle_tests::process::coracle_binary().unwrap()).args(["instance", "start", bench.image(), "none"]);
+    run(bench.dress(command.arg("no-such-program"))).exited(127);
+}

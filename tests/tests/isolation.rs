@@ -467,3 +467,31 @@ fn userns_a_shell_has_the_terminal_and_gives_it_back() {
     terminal.wait_for("read <back>");
     assert!(terminal.end().0.success());
 }
+
+#[test]
+fn userns_a_program_does_not_look_into_the_init() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let profile = bench.path("p.json");
+    fs::write(&profile, r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#).unwrap();
+    let security = format!("seccomp:{}", profile.display());
+    for options in [&["--pid", "--security", &security][..], &["--pid", "--fakeroot", "--security", &security]] {
+        let refused = bench.shell(options, "test $$ != 1 && exec 3<>/proc/1/mem && echo opened");
+        assert!(!refused.stdout.contains("opened") && refused.stderr.contains("denied"), "{refused:?}");
+    }
+}
+
+#[test]
+fn userns_ends_of_children_are_seen_where_the_caller_ignores_them() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    // CHLD is number 17: bit 16 of the mask.
+    for option in ["--no-session", "--pid"] {
+        let mut command = bench.user.command("/usr/bin/env");
+        command.current_dir(bench.dir.path()).arg("--ignore-signal=CHLD").arg(coracle_binary().unwrap());
+        command.args(["exec", option]).arg(&bench.image).args(["grep", "SigIgn", "/proc/self/status"]);
+        let seen = run(bench.dress(&mut command)).success();
+        let ignored = u64::from_str_radix(seen.stdout.split_whitespace().last().unwrap(), 16).unwrap();
+        assert_eq!((ignored >> 16 & 1, seen.stderr.as_str()), (1, ""), "{seen:?}");
+    }
+}

@@ -78,8 +78,8 @@ impl Engine<'_> {
         }
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (ours, theirs) = pair.map_err(|cause| failed(cause.into()))?;
-        let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok();
-        let around = Around::look();
+        let mut around = self.around.take().unwrap_or_else(Around::look);
+        let null = around.null.take();
         let held = Held::hold().map_err(failed)?;
         let Some(child) = process::go_on_in_two().map_err(failed)? else {
             drop((ours, around));
@@ -110,11 +110,13 @@ impl Engine<'_> {
         let (mut begin, apart) = io::pipe().map_err(failed)?;
         let Some(program) = process::go_on_in_two().map_err(failed)? else {
             drop(apart);
+            self.unguard()?;
             // The other one has left the group before the program can signal it.
             return begin.read(&mut [0]).map(drop).map_err(failed);
         };
         // Signals of the terminal and to the group are the program's, which is in the group that this process leaves.
         let _ = nix::unistd::setsid();
+        self.hide()?;
         drop((begin, apart));
         early.into_iter().filter(|signal| *signal != libc::SIGCHLD).for_each(|signal| signals::send(program, signal));
         self.init(signals, Some(program))
@@ -127,7 +129,25 @@ impl Engine<'_> {
             say(&detached.starter, READY);
         }
         let _ = nix::unistd::setsid();
+        self.hide()?;
         self.init(signals, None)
+    }
+
+    /// Nobody but who owns the container may look into its init, which is under no filter: programs that are under one could write
+    /// to its memory. Joining an instance takes a look, so there a capability that the programs do not have does it.
+    fn hide(&self) -> Result<(), Error> {
+        if self.ground.detached.is_some() || !self.filtered {
+            return Ok(());
+        }
+        nix::sys::prctl::set_dumpable(false).map_err(|cause| Error::Fork { cause: cause.into() })
+    }
+
+    /// In the process that becomes the program, and has no right more by then. The kernel forgets the rest at execve(2).
+    fn unguard(&mut self) -> Result<(), Error> {
+        let Some(sets) = self.guarded.take() else { return Ok(()) };
+        privileges::give_up_guard(&sets)
+            .map_err(|cause| Error::Privileges { what: "the capability sets", cause: cause.into() })?;
+        nix::sys::prctl::set_dumpable(false).map_err(|cause| Error::Fork { cause: cause.into() })
     }
 
     fn init(&mut self, signals: SignalFd, program: Option<i32>) -> Result<(), Error> {
@@ -154,6 +174,7 @@ impl Engine<'_> {
             // Once more: a change of credentials may have ended it.
             signals::end_with_parent().map_err(failed)?;
         }
+        signals::uncount_children();
         Ok(())
     }
 
@@ -217,15 +238,17 @@ impl Forked {
 }
 
 /// What the one that waits has to know of the world that it came from, which the one that goes on leaves.
-struct Around {
+pub(super) struct Around {
     /// The controlling terminal, and whether this process's group was in its foreground.
     terminal: Option<(OwnedFd, bool)>,
     /// The host's `/proc`.
     proc: Option<OwnedFd>,
+    null: Option<OwnedFd>,
 }
 
 impl Around {
-    fn look() -> Self {
+    pub(super) fn look() -> Self {
+        let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok();
         let terminal = open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok();
         let in_front = |terminal: &OwnedFd| tcgetpgrp(terminal) == Ok(getpgrp());
         let proc = open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
@@ -233,7 +256,7 @@ impl Around {
             let front = in_front(&terminal);
             (terminal, front)
         });
-        Self { terminal, proc }
+        Self { terminal, proc, null }
     }
 
     /// Whose the process is that the host's `/proc` has there.

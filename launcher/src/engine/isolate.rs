@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags, fchmod, fstat, openat};
 
+use super::fork::Around;
 use super::{Engine, Error, attributes, magic_link};
 use crate::options::Namespaces;
 use crate::plan::{Isolation, SYSFS};
@@ -59,6 +60,8 @@ impl Engine<'_> {
                 entered.push(theirs);
             }
         }
+        // By these names there are the container's afterwards.
+        self.around = Some(Around::look());
         for namespace in entered {
             setns(&namespace, CloneFlags::empty()).map_err(|cause| gone(cause.into()))?;
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Process;
+use super::{Process, Rights};
 
 /// How an instance is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +50,9 @@ pub struct Record {
     pub errors: PathBuf,
     /// Which start of the host it belongs to.
     pub boot: String,
+    /// What its programs may do. One that was started by a version without this cannot be joined any more.
+    #[serde(default)]
+    pub rights: Option<Rights>,
 }
 
 impl Record {

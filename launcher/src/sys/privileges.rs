@@ -41,6 +41,25 @@ pub fn set(sets: &Capabilities) -> Result<(), Errno> {
         .try_for_each(|capability| configure_capability_in_ambient_set(capability, true))
 }
 
+/// As [`set`], but keeps the right to be looked into by nobody without `CAP_SYS_PTRACE` (`cap_ptrace_access_check`): it is
+/// permitted besides, and of no effect. The caller of the container, who owns the user namespace, may look.
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_guarded(sets: &Capabilities) -> Result<(), Errno> {
+    set(&Capabilities { permitted: sets.permitted.with_ptrace(), ..*sets })
+}
+
+/// Gives up what [`set_guarded`] has kept beyond these.
+///
+/// # Errors
+/// What the kernel says.
+pub fn give_up_guard(sets: &Capabilities) -> Result<(), Errno> {
+    let held = capabilities(None)?;
+    let permitted = held.permitted & CapabilitySet::from_bits_retain(sets.permitted.0);
+    set_capabilities(None, CapabilitySets { permitted, ..held })
+}
+
 /// Takes everything else out of the bounding set; bit N stands for number N.
 fn bound(kept: u64) -> Result<(), Errno> {
     for number in (0..CAPABILITIES_MAX).filter(|number| kept >> number & 1 == 0) {

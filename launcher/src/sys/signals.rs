@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -65,6 +66,25 @@ impl Held {
         // SAFETY: what is put back was there when the process was executed, so it is no handler.
         unsafe { sigaction(Signal::SIGCHLD, &self.child) }?;
         Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None)?)
+    }
+}
+
+/// Whether this process was started with ends of children ignored.
+static IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Ends of children can be waited for from now on, also where the one that started this process ignores those of its own, which
+/// is inherited.
+pub(super) fn count_children() {
+    // SAFETY: the default disposition runs no code of ours.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    IGNORED.store(before == libc::SIG_IGN, Ordering::Relaxed);
+}
+
+/// Ignores ends of children again, for a program that is to be executed, if this process was started so.
+pub fn uncount_children() {
+    if IGNORED.load(Ordering::Relaxed) {
+        // SAFETY: ignoring runs no code of ours.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     }
 }
 

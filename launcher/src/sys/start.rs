@@ -8,6 +8,7 @@ use std::panic::catch_unwind;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use super::signals;
 use crate::exit::Exit;
 
 /// Runs `program` as `main`, and returns the process's exit status.
@@ -20,6 +21,7 @@ pub fn enter(program: fn() -> u8) -> i32 {
     }
     // SAFETY: no handler of ours is installed.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+    signals::count_children();
     let status = catch_unwind(program).unwrap_or(Exit::Failure as u8);
     // What standard output still holds is written by this.
     std::process::exit(status.into())
