@@ -202,9 +202,8 @@ fn bind_options(given: Vec<String>) -> Vec<String> {
 
 /// The mounts that `options` ask for on this host, except the working directory's.
 pub(super) fn collect(tree: &dyn Tree, options: &Options, host: &Host, probe: &dyn Probe) -> Result<Mounts, Error> {
-    let mut mounts = Mounts::default();
     // The caller's come first here so that defaults give way to them.
-    mounts.asked = true;
+    let mut mounts = Mounts { asked: true, ..Mounts::default() };
     for forced in [true, false] {
         for bind in options.binds.iter().filter(|bind| bind.forced == forced) {
             add_bind(&mut mounts, bind, host, probe)?;
