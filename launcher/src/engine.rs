@@ -120,6 +120,8 @@ impl<'a> Launch<'a> {
             root: None,
             images: HashMap::new(),
             below: None,
+            traces: false,
+            overlay_by_program: false,
             joined_user: false,
             forked: None,
             warn,
@@ -148,6 +150,9 @@ impl<'a> Launch<'a> {
     pub fn finish(mut self, plan: &Plan, decided: Decided) -> Result<Infallible, Error> {
         self.engine.decided = decided;
         let rest = plan.steps.strip_prefix(self.taken.as_slice()).ok_or(Error::OutOfOrder("go on"))?;
+        self.engine.traces = rest
+            .iter()
+            .any(|step| matches!(step, Step::Capabilities(sets) if !sets.is_empty() && sets.bounding.has(TRACE)));
         self.take(rest)?;
         Err(Error::NothingToExecute)
     }
@@ -160,6 +165,9 @@ impl<'a> Launch<'a> {
         Ok(())
     }
 }
+
+/// Lets a program into the processes of its user namespace, whatever rights they have.
+const TRACE: &str = "CAP_SYS_PTRACE";
 
 /// What one step leaves for another.
 struct Engine<'a> {
@@ -181,6 +189,10 @@ struct Engine<'a> {
     images: HashMap<PathBuf, images::Served>,
     /// The image, when layers over it are the root: stacked on that, with the host's root.
     below: Option<OwnedFd>,
+    /// The program will be able to look into other processes of its user namespace.
+    traces: bool,
+    /// A process of the container's user namespace answers for the root, with the host's tree as its own.
+    overlay_by_program: bool,
     /// The session's user namespace has been entered.
     joined_user: bool,
     /// In a process that another one waits for.
@@ -265,7 +277,7 @@ impl Engine<'_> {
             // After the last mount(2), which needed them.
             Step::Capabilities(sets) if sets.is_empty() => privileges::drop_all()
                 .map_err(|cause| Error::Privileges { what: "empty capability sets", cause: cause.into() }),
-            Step::Capabilities(sets) => privileges::set(sets)
+            Step::Capabilities(sets) => privileges::set(&self.without_trace(*sets))
                 .map_err(|cause| Error::Privileges { what: "the capability sets", cause: cause.into() }),
             // Last, since the steps before work with descriptors; those of the host's tree would lead out of the container.
             Step::CloseDescriptors => {
