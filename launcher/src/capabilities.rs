@@ -106,6 +106,19 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Without this one.
+    #[must_use]
+    pub fn without(self, name: &str) -> Self {
+        let kept = |set: CapabilitySet| CapabilitySet(set.0 & !bit(name).unwrap_or(0));
+        Self {
+            bounding: kept(self.bounding),
+            effective: kept(self.effective),
+            permitted: kept(self.permitted),
+            inheritable: kept(self.inheritable),
+            ambient: kept(self.ambient),
+        }
+    }
+
     /// Whether all sets are empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -121,6 +121,8 @@ impl<'a> Launch<'a> {
             root: None,
             images: HashMap::new(),
             below: None,
+            traces: false,
+            overlay_by_program: false,
             joined_user: false,
             forked: None,
             guarded: None,
@@ -153,6 +155,9 @@ impl<'a> Launch<'a> {
         self.engine.decided = decided;
         self.engine.filtered = plan.steps.iter().any(|step| matches!(step, Step::Filter(_)));
         let rest = plan.steps.strip_prefix(self.taken.as_slice()).ok_or(Error::OutOfOrder("go on"))?;
+        self.engine.traces = rest
+            .iter()
+            .any(|step| matches!(step, Step::Capabilities(sets) if !sets.is_empty() && sets.bounding.has(TRACE)));
         self.take(rest)?;
         Err(Error::NothingToExecute)
     }
@@ -165,6 +170,9 @@ impl<'a> Launch<'a> {
         Ok(())
     }
 }
+
+/// Lets a program into the processes of its user namespace, whatever rights they have.
+const TRACE: &str = "CAP_SYS_PTRACE";
 
 /// What one step leaves for another.
 struct Engine<'a> {
@@ -186,6 +194,10 @@ struct Engine<'a> {
     images: HashMap<PathBuf, images::Served>,
     /// The image, when layers over it are the root: stacked on that, with the host's root.
     below: Option<OwnedFd>,
+    /// The program will be able to look into other processes of its user namespace.
+    traces: bool,
+    /// A process of the container's user namespace answers for the root, with the host's tree as its own.
+    overlay_by_program: bool,
     /// The session's user namespace has been entered.
     joined_user: bool,
     /// In a process that another one waits for.
@@ -281,7 +293,7 @@ impl Engine<'_> {
             }
             Step::Capabilities(sets) if sets.is_empty() => privileges::drop_all()
                 .map_err(|cause| Error::Privileges { what: "empty capability sets", cause: cause.into() }),
-            Step::Capabilities(sets) => privileges::set(sets)
+            Step::Capabilities(sets) => privileges::set(&self.without_trace(*sets))
                 .map_err(|cause| Error::Privileges { what: "the capability sets", cause: cause.into() }),
             // Last, since the steps before work with descriptors; those of the host's tree would lead out of the container.
             Step::CloseDescriptors => {

@@ -144,7 +144,8 @@ pub struct Surroundings {
     cwd: Option<PathBuf>,
     home: Option<PathBuf>,
     file_settings: Vec<EnvSetting>,
-    seccomp: Option<SeccompFile>,
+    /// The seccomp profile that was asked for.
+    pub seccomp: Option<SeccompFile>,
     mount_point: PathBuf,
     hosts: Option<Vec<u8>>,
 }

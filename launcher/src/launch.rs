@@ -78,12 +78,24 @@ pub(super) fn start(
         around,
         detached,
     };
-    let Some(sessions) = Sessions::read(flags, config)? else {
+    // Layers may need fuse-overlayfs, which is not to be in reach of another launch's powerful program.
+    let sessions = Sessions::read(flags, config)?.filter(|_| options.layers.is_empty() || !options.traces());
+    let Some(sessions) = sessions else {
         return launch(collect()?).first(Way::Alone, None, Session::Without);
     };
     trace::mark("look for the image's session");
     let (mut around, mut collect) = (None, Some(collect));
-    let meeting = sessions.meet(&path, &ids, &options, || around = collect.take().map(|collect| collect()));
+    // A filter counts by what is in it.
+    if options.seccomp.is_some() {
+        around = collect.take().map(|collect| collect()).transpose()?.map(Ok);
+    }
+    let filter = around.as_ref().and_then(|around| around.as_ref().ok()?.seccomp.as_ref());
+    let variant = options.shown_as() + &options.rights(filter.map(|filter| filter.content.as_slice()));
+    let meeting = sessions.meet(&path, &ids, options.fakeroot, &variant, || {
+        if let Some(collect) = collect.take() {
+            around = Some(collect());
+        }
+    });
     let around = around.or_else(|| collect.take().map(|collect| collect()));
     let launch = launch(around.context("cannot look around twice")??);
     match meeting {
@@ -122,7 +134,11 @@ pub(super) struct InInstance {
 impl InInstance {
     /// Runs it, or prints what would be done.
     pub(super) fn run(self, dry: bool) -> anyhow::Result<Exit> {
-        let Self { image, verb, options, allowed, around, wish, pid, process } = self;
+        let Self { image, verb, mut options, allowed, around, wish, pid, process } = self;
+        // As for the instance's own program where fuse-overlayfs makes its root.
+        if !options.layers.is_empty() && options.traces() {
+            options.capabilities.drop.insert("CAP_SYS_PTRACE".to_owned());
+        }
         let caller = Caller::new(&options);
         let ids = caller.ids.clone();
         let launch = Launch { path: image.clone(), image, verb, options, caller, allowed, around, detached: None };
@@ -320,11 +336,12 @@ impl Sessions {
         &self,
         path: &Path,
         ids: &Ids,
-        options: &Options,
+        root: bool,
+        variant: &str,
         meanwhile: impl FnOnce(),
     ) -> std::io::Result<Option<Meeting>> {
-        let Ok(identity) = Identity::of(path, ids, options.fakeroot) else { return Ok(None) };
-        let identity = identity.shown_as(&options.shown_as());
+        let Ok(identity) = Identity::of(path, ids, root) else { return Ok(None) };
+        let identity = identity.shown_as(variant);
         Place::open(&identity)?.map(|place| session::meet(place, &identity, meanwhile)).transpose()
     }
 }

@@ -1,5 +1,6 @@
 //! What the caller asked for, as types; nothing here has looked at the host.
 
+use crate::capabilities::CapabilitySet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -299,5 +300,34 @@ impl Options {
             self.cdi_dirs.iter().for_each(|directory| shown.push_str(&directory.to_string_lossy()));
         }
         shown
+    }
+
+    /// The capabilities that a launch asks for: none for an ordinary user, all of the container's for its root.
+    #[must_use]
+    pub fn wanted_capabilities(&self) -> CapabilitySet {
+        let given = if self.fakeroot { CapabilitySet::ALL } else { CapabilitySet::NONE };
+        CapabilitySet::asked_for(given, &self.capabilities)
+    }
+
+    /// Whether the program will be able to look into the other processes of its user namespace.
+    #[must_use]
+    pub fn traces(&self) -> bool {
+        self.wanted_capabilities().has("CAP_SYS_PTRACE")
+    }
+
+    /// What tells launches whose programs may do more or less than plain ones, for which it is empty: programs of one user
+    /// namespace reach each other, so all of a session are to have the same rights. `filter`: the seccomp profile.
+    #[must_use]
+    pub fn rights(&self, filter: Option<&[u8]>) -> String {
+        let mut rights = String::new();
+        let set = self.wanted_capabilities();
+        if !set.is_empty() {
+            rights.push_str(&format!("\0capabilities {:x}", set.0));
+        }
+        if let Some(content) = filter {
+            rights.push_str("\0seccomp ");
+            rights.push_str(&String::from_utf8_lossy(content));
+        }
+        rights
     }
 }

@@ -354,6 +354,34 @@ fn userns_launches_with_other_ids_do_not_share_a_session() {
 }
 
 #[test]
+fn userns_launches_with_other_rights_do_not_share_a_session() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::alone();
+    let profile = |name: &str, error: u32| {
+        let json = format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": {error}}}]}}"#
+        );
+        format!("seccomp:{}", bench.file(name, &json).display())
+    };
+    let (one, same, other) = (profile("1.json", 28), profile("2.json", 28), profile("3.json", 27));
+    let namespace = |flags: &[&str]| bench.quiet(flags, "readlink /proc/self/ns/user");
+    let kinds: [&[&str]; 7] = [
+        &[],
+        &["--add-caps", "all"],
+        &["--add-caps", "sys_admin"],
+        &["--fakeroot"],
+        &["--fakeroot", "--drop-caps", "all"],
+        &["--security", &one],
+        &["--security", &other],
+    ];
+    let seen = kinds.map(namespace);
+    let distinct: std::collections::BTreeSet<&String> = seen.iter().collect();
+    assert_eq!(distinct.len(), kinds.len(), "{seen:?}");
+    assert_eq!(kinds.map(namespace), seen, "those with the same do");
+    assert_eq!(namespace(&["--security", &same]), seen[5], "a filter counts by what is in it");
+}
+
+#[test]
 fn userns_a_seccomp_profile_is_carried_out() {
     needs!(Coracle, Fuse);
     let bench = Bench::alone();

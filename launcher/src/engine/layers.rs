@@ -11,7 +11,8 @@ use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 use rustix::io::Errno;
 
 use super::images::hide;
-use super::{Engine, Error as LaunchError, magic_link};
+use super::{Engine, Error as LaunchError, TRACE, magic_link};
+use crate::capabilities::Capabilities;
 use crate::image;
 use crate::plan::{Layers, Upper};
 use crate::sys::attributes;
@@ -70,7 +71,7 @@ impl Engine<'_> {
             Upper::Directory(path) => Some(writable::Writable::at(&self.layer_source(path)?, path)?),
         };
         let parts = Parts { memory, lower, upper };
-        match self.overlay(&parts, at) {
+        match self.overlay(&parts, at, layers.is_only_generated()) {
             Err(LaunchError::Layers(error)) if error.is_refusal() && layers.is_only_generated() => {
                 (self.warn)(format!("{error}: only what the image has is mounted on"));
                 let Some(content) = &layers.generated else { return Ok(()) };
@@ -109,8 +110,22 @@ impl Engine<'_> {
         }
     }
 
+    /// The program's capabilities. It must not get at the host by way of what makes its root.
+    pub(super) fn without_trace(&mut self, sets: Capabilities) -> Capabilities {
+        if !self.overlay_by_program {
+            return sets;
+        }
+        // A root has what there is; whoever else has it asked for it.
+        if sets.ambient.has(TRACE) {
+            (self.warn)(format!(
+                "fuse-overlayfs makes the container's root: going on without {TRACE}, which would lead to the host by way of it"
+            ));
+        }
+        sets.without(TRACE)
+    }
+
     /// Mounts the overlay on the helpers' file system.
-    fn overlay(&mut self, parts: &Parts, at: &Path) -> Result<(), LaunchError> {
+    fn overlay(&mut self, parts: &Parts, at: &Path, only_generated: bool) -> Result<(), LaunchError> {
         let switch = std::env::var_os(SWITCH).unwrap_or_default();
         let refused = match switch.to_str() {
             Some("none") => return Err(Error::Refused { cause: Errno::PERM.into() }.into()),
@@ -125,6 +140,8 @@ impl Engine<'_> {
         let found = self.on_host(|| fuse_overlayfs::find(std::env::var_os("PATH").as_ref()))?;
         // What can go wrong with attributes alone is worse than nothing only where there is something better.
         match (found, &refused) {
+            // Other programs of the session have this right as well, and keep it.
+            (Some(_), _) if self.traces && only_generated => Err(refused.into()),
             (Some(program), _) if switch != *"kernel" => {
                 kernel::wait_until_free(parts)?;
                 self.by_program(&program, parts, at)

@@ -48,8 +48,7 @@ pub(super) fn mappings(ranges: &[Range]) -> Result<Vec<LinuxIdMapping>, Error> {
 
 /// The capabilities that a launch asks for: none for an ordinary user, all of the container's for its root.
 pub(super) fn wanted(options: &Options) -> CapabilitySet {
-    let given = if options.fakeroot { CapabilitySet::ALL } else { CapabilitySet::NONE };
-    CapabilitySet::asked_for(given, &options.capabilities)
+    options.wanted_capabilities()
 }
 
 /// The sets of a process with these. Root gets what it may have with each program that it executes, others need the

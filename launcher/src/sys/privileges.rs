@@ -73,18 +73,15 @@ fn bound(kept: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Has a program that this process will execute keep the rights of a file system server over the caller's own files. A process without
-/// capabilities may then not look into it (`cap_ptrace_access_check`).
+/// Has a program that this process will execute keep all rights that it has. A process may look into another only if it has
+/// all that the other has, or `CAP_SYS_PTRACE` (`cap_ptrace_access_check`): without the latter, none can then look into it.
 ///
 /// # Errors
-/// When this process does not have them.
-pub fn keep_for_files() -> Result<(), Errno> {
-    let kept =
-        [CapabilitySet::DAC_OVERRIDE, CapabilitySet::DAC_READ_SEARCH, CapabilitySet::FOWNER, CapabilitySet::CHOWN];
+/// What the kernel says.
+pub fn keep_all() -> Result<(), Errno> {
     let held = capabilities(None)?;
-    let inheritable = kept.iter().fold(held.inheritable, |all, one| all | *one);
-    set_capabilities(None, CapabilitySets { inheritable, ..held })?;
-    kept.into_iter().try_for_each(|one| configure_capability_in_ambient_set(one, true))
+    set_capabilities(None, CapabilitySets { inheritable: held.permitted, ..held })?;
+    held.permitted.iter().try_for_each(|one| configure_capability_in_ambient_set(one, true))
 }
 
 /// Like [`drop_all`] without the bounding set, for a process that will not `execve`.

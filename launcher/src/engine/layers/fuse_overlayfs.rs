@@ -75,6 +75,7 @@ impl Engine<'_> {
         .map_err(|cause| failed("mount it")(cause.into()))?;
         // A copy in this process would keep requests waiting forever if the program died.
         drop(fuse);
+        self.overlay_by_program = true;
         // It is not to read what is not mounted yet. If it is gone, that is heard next.
         let _ = (&go).write_all(&[MOUNTED]);
         answers(&parts.memory, report).map_err(LaunchError::from)
@@ -186,6 +187,6 @@ fn settle(
     for inherited in [fuse].into_iter().chain(*lock) {
         fcntl_setfd(inherited, FdFlags::empty())?;
     }
-    privileges::keep_for_files()?;
+    privileges::keep_all()?;
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }
