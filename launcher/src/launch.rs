@@ -2,10 +2,9 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,6 +30,8 @@ use coracle::trace;
 use oci_spec::runtime::{Mount, Spec};
 
 use super::{images, instances, print, settings, warn};
+
+mod workdir;
 
 /// Switches sessions off (`off`) or on.
 const SESSION: &str = "CORACLE_SESSION";
@@ -428,18 +429,11 @@ impl Launch {
 
     /// Makes what the launch needs on the host, once it is certain that it will be made.
     fn make_directories(&self, composed: &Composed) -> anyhow::Result<()> {
-        for (path, mode) in self.work_directories(composed) {
-            let failed = || format!("cannot make {} for --workdir", path.display());
-            match DirBuilder::new().recursive(true).create(&path) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                result => result.with_context(failed)?,
-            }
-            // The caller's umask has no say; what was there before is left as it is by who owns it.
-            if fs::read_dir(&path).with_context(failed)?.next().is_none() {
-                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(failed)?;
-            }
+        let directories = self.work_directories(composed);
+        match &self.options.work_dir {
+            Some(work) if !directories.is_empty() => workdir::make(work, &directories),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Mounts the image. The server gets ready in its process while the rest is decided in this one.

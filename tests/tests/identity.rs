@@ -354,6 +354,20 @@ fn userns_launches_with_other_ids_do_not_share_a_session() {
 }
 
 #[test]
+fn userns_no_seccomp_profile_of_several_is_left_out() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::alone();
+    let path = |name: &str| bench.file(name, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).display().to_string();
+    let (one, two) = (format!("seccomp:{}", path("one.json")), format!("seccomp:{}", path("two.json")));
+    let said = bench.shell(&["--security", &one, "--security", &two], "true").exited(125).stderr;
+    assert!(said.contains("two seccomp profiles") && said.contains("one.json") && said.contains("two.json"), "{said}");
+    let mut command = bench.command(&["--security", &one], &["true"]);
+    let said = run(command.env("CORACLE_SECURITY", &two)).exited(125).stderr;
+    assert!(said.contains("one.json of the command line's --security"), "{said}");
+    assert!(said.contains("two.json of a variable for --security"), "{said}");
+}
+
+#[test]
 fn userns_launches_with_other_rights_do_not_share_a_session() {
     needs!(Coracle, Fuse);
     let bench = Bench::alone();

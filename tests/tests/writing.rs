@@ -235,6 +235,33 @@ fn userns_the_overlays_program_is_no_way_out() {
 }
 
 #[test]
+fn userns_the_overlays_program_is_no_way_out_for_powerful_programs() {
+    needs!(Coracle, Fuse, Tool("fuse-overlayfs"));
+    let bench = Bench::new();
+    let outside = bench.own("outside");
+    let escape = format!(
+        "for p in /proc/[0-9]*; do read c <$p/comm; [ \"$c\" = fuse-overlayfs ] || continue; echo found; \
+         echo x >$p/root{0}/escaped; ls $p/root/ $p/fd/ && echo way out; done 2>/dev/null; grep CapBnd /proc/self/status",
+        outside.display()
+    );
+    let powers: [&[&str]; 4] = [
+        &["--fakeroot"],
+        &["--fakeroot", "--containall"],
+        &["--add-caps", "all"],
+        &["--add-caps", "dac_override,dac_read_search,fowner,chown"],
+    ];
+    for power in powers {
+        let options = [power, &["--writable-tmpfs"]].concat();
+        let mut command = bench.command(&options, &bench.image, &["/bin/sh", "-c", &escape]);
+        let done = run(command.env("CORACLE_OVERLAYFS", "fuse")).success();
+        assert!(done.stdout.contains("found") && !done.stdout.contains("way out"), "{options:?}: {}", done.stdout);
+        assert!(!outside.join("escaped").exists(), "{options:?}");
+        let told = done.stderr.contains("going on without CAP_SYS_PTRACE");
+        assert_eq!(told, options[1] == "all", "{options:?}: {}", done.stderr);
+    }
+}
+
+#[test]
 fn userns_layers_of_squashfs_files_are_stacked() {
     needs!(Coracle, Fuse, Tool("mksquashfs"), Tool("fuse-overlayfs"));
     let bench = Bench::new();
@@ -559,6 +586,35 @@ fn userns_private_directories_can_be_on_the_host() {
     let steps = run(spec.arg(&bench.image)).success().stdout;
     assert!(steps.contains("other/tmp"), "{steps}");
     assert_eq!(fs::read_dir(bench.path("other")).unwrap().count(), 0);
+}
+
+#[test]
+fn userns_private_directories_follow_no_links() {
+    needs!(Coracle, Fuse);
+    let bench = Bench::new();
+    let (work, target) = (bench.own("work"), bench.own("target"));
+    let before = fs::metadata(&target).unwrap().permissions().mode();
+    symlink(&target, work.join("tmp")).unwrap();
+    let said = bench.refusal(&["--contain", "--workdir", "work"]);
+    assert!(said.contains("work/tmp for --workdir") && said.contains("links are not followed"), "{said}");
+    fs::remove_file(work.join("tmp")).unwrap();
+    symlink(&target, work.join("scratch")).unwrap();
+    let said = bench.refusal(&["--workdir", "work", "--scratch", "/data"]);
+    assert!(said.contains("work/scratch for --workdir") && said.contains("links are not followed"), "{said}");
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode(), before);
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+}
+
+#[test]
+fn root_private_directories_are_the_callers() {
+    needs!(Coracle, Fuse, Root);
+    let bench = Bench::new();
+    let others = bench.path("others");
+    fs::create_dir(&others).unwrap();
+    fs::set_permissions(&others, fs::Permissions::from_mode(0o1777)).unwrap();
+    let said = bench.refusal(&["--contain", "--workdir", "others"]);
+    assert!(said.contains("others for --workdir: it belongs to another user"), "{said}");
+    assert_eq!(fs::read_dir(&others).unwrap().count(), 0);
 }
 
 #[test]

@@ -239,7 +239,10 @@ impl Flags {
             options.dns.extend(parse::addresses(value)?);
         }
         for value in &self.security {
-            options.seccomp = Some(parse::security(value)?);
+            let file = parse::security(value)?;
+            if let Some(first) = options.seccomp.replace(file) {
+                return Err(parse::Error::Securities { first, second: value.clone() });
+            }
         }
         for value in &self.overlay {
             options.layers.push(parse::overlay(value)?);

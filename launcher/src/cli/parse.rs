@@ -137,6 +137,14 @@ pub enum Error {
         /// As given.
         value: String,
     },
+    /// Of several filters, one would be left out.
+    #[error("cannot use two seccomp profiles, {} and {second:?}: put what both refuse into one", first.display())]
+    Securities {
+        /// The file of the first.
+        first: PathBuf,
+        /// As given.
+        second: OsString,
+    },
     /// A restriction of another kind.
     #[error("security {value:?}: write seccomp:FILE; labels of SELinux and AppArmor are not changed")]
     Security {

@@ -70,6 +70,17 @@ pub enum Error {
     /// An environment definition file.
     #[error(transparent)]
     Edf(#[from] edf::Error),
+    /// Of several filters, one would be left out.
+    #[error(
+        "cannot use two seccomp profiles, {} of {} and {} of {}: put what both refuse into one",
+        upper.1.display(), upper.0, under.1.display(), under.0
+    )]
+    Filters {
+        /// What asks for the one, and its file.
+        upper: Box<(String, PathBuf)>,
+        /// What asks for the other.
+        under: Box<(String, PathBuf)>,
+    },
     /// Another verb has no shell.
     #[error("cannot use --shell here: it names the shell of coracle shell")]
     Shell,
@@ -87,6 +98,8 @@ pub fn apply(config: &Config, env: &[(OsString, OsString)], asked: Asked<'_>) ->
     }
     let value = |name: &str| env.iter().find(|(one, _)| one == name).map(|(_, value)| value.clone());
     let of_variables = variables::read(env, config.apptainer_variables)?;
+    let mut filters = vec![("the command line's --security".to_owned(), options.seccomp.clone())];
+    filters.push(("a variable for --security".to_owned(), of_variables.options.seccomp.clone()));
     if of_variables.options != Options::default() {
         options = over(options, of_variables.options);
     }
@@ -96,14 +109,27 @@ pub fn apply(config: &Config, env: &[(OsString, OsString)], asked: Asked<'_>) ->
     }
     let profile = flags.profile.as_deref().or(of_variables.profile.as_deref()).or(config.default_profile.as_deref());
     if let Some(name) = profile.filter(|name| *name != NONE) {
-        settled.options = over(settled.options, config.profiles.options(name, &value)?);
+        let profile = config.profiles.options(name, &value)?;
+        filters.push((format!("profile {name}"), profile.seccomp.clone()));
+        settled.options = over(settled.options, profile);
     }
+    one_filter(filters)?;
     config.add_parts(&mut settled.options, &value)?;
     if flags.no_pid {
         settled.options.namespaces.pid = false;
     }
     config.images.check_options(&settled.options)?;
     Ok(settled)
+}
+
+/// Of several files of filters, none is left out silently.
+fn one_filter(filters: Vec<(String, Option<PathBuf>)>) -> Result<(), Error> {
+    let mut asked = filters.into_iter().filter_map(|(origin, file)| Some((origin, file?)));
+    let Some(upper) = asked.next() else { return Ok(()) };
+    match asked.find(|under| under.1 != upper.1) {
+        Some(under) => Err(Error::Filters { upper: Box::new(upper), under: Box::new(under) }),
+        None => Ok(()),
+    }
 }
 
 impl Settled {
