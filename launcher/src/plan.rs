@@ -3,25 +3,26 @@
 //! Pure, so that the order and the content of security steps are tested without privileges, and can be printed before
 //! anything happens. [`crate::engine`] executes the list and decides nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::capabilities::Capabilities;
 use crate::fuse::{Synthetic, SyntheticFile};
-use crate::host::{Kind, Probe};
+use crate::host::Probe;
 use crate::ids::Ids;
 use crate::seccomp::{self, Filter};
-use crate::spec::{self, is_below};
+use crate::spec;
 
+mod display;
 mod identity;
 mod isolation;
 mod layers;
+mod mounts;
 mod options;
 mod shown;
 #[cfg(test)]
@@ -29,22 +30,11 @@ mod tests;
 
 pub use isolation::Isolation;
 pub use layers::{Layers, Upper};
+use mounts::Mounts;
+pub(crate) use mounts::SYSFS;
 
 /// Permission bits of generated files.
 const FILE_MODE: u16 = 0o644;
-/// What every container's `/dev` has, by the runtime specification, besides `ptmx` and the links.
-const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
-/// Links that the runtime specification wants in a `/dev`.
-const DEVICE_LINKS: [(&str, &str); 5] = [
-    ("/dev/fd", "/proc/self/fd"),
-    ("/dev/stdin", "/proc/self/fd/0"),
-    ("/dev/stdout", "/proc/self/fd/1"),
-    ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/ptmx", "pts/ptmx"),
-];
-
-/// Where the host has what the kernel says about devices.
-pub(crate) const SYSFS: &str = "/sys";
 
 /// Why a specification cannot be carried out.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -504,280 +494,4 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
 fn optional(spec: &Spec) -> HashSet<PathBuf> {
     let lines = spec.annotations().as_ref().and_then(|all| all.get(spec::OPTIONAL));
     lines.into_iter().flat_map(|lines| lines.lines()).map(PathBuf::from).collect()
-}
-
-/// Collects the steps of the specification's mounts, and what must be there for them.
-#[derive(Default)]
-struct Mounts {
-    optional: HashSet<PathBuf>,
-    /// Where in the host's tree helpers can be mounted.
-    hidden: PathBuf,
-    images: Vec<PathBuf>,
-    steps: Vec<Step>,
-    sources: Vec<PathBuf>,
-    directories: Vec<PathBuf>,
-    files: Vec<(PathBuf, SyntheticFile)>,
-    /// Destinations so far, and whether a new writable file system is there.
-    covered: Vec<(PathBuf, bool)>,
-}
-
-impl Mounts {
-    fn add(&mut self, mount: &Mount, probe: &dyn Probe) -> Result<(), Error> {
-        let destination = mount.destination().clone();
-        if !destination.is_absolute() || destination.components().count() < 2 {
-            return Err(Error::Destination { destination });
-        }
-        if mount.typ().as_deref() == Some(spec::SQUASHFS) {
-            return self.image(layers::bind_image(mount, &self.hidden, &self.optional)?, probe);
-        }
-        let words = mount.options().as_deref().unwrap_or_default();
-        let parsed = options::parse(words);
-        if mount.typ().as_deref() == Some("bind") || parsed.bind {
-            let source = mount.source().clone().filter(|source| source.is_absolute());
-            let source = source.ok_or_else(|| Error::Source { destination: destination.clone() })?;
-            if let Some(option) = parsed.other.into_iter().next() {
-                return Err(Error::Option { destination, option });
-            }
-            self.bind(source, destination, parsed.recursive, parsed.flags, probe);
-        } else {
-            let kind = mount.typ().clone().ok_or(Error::Missing("type of a mount"))?;
-            self.target(&destination, Kind::Directory);
-            if kind == "sysfs" {
-                self.sysfs(destination, parsed.flags);
-                return Ok(());
-            }
-            let writable = kind == "tmpfs" && !parsed.flags.contains(MsFlags::MS_RDONLY);
-            self.covered.push((destination.clone(), writable));
-            let step = Step::Mount {
-                kind,
-                destination: destination.clone(),
-                flags: parsed.flags,
-                data: parsed.other.join(","),
-            };
-            self.steps.push(step);
-            if writable && destination == Path::new("/dev") {
-                self.devices(probe);
-            }
-        }
-        Ok(())
-    }
-
-    fn bind(&mut self, source: PathBuf, destination: PathBuf, recursive: bool, restrict: MsFlags, probe: &dyn Probe) {
-        self.target(&destination, probe.kind(&source).unwrap_or(Kind::File));
-        if !self.sources.contains(&source) {
-            self.sources.push(source.clone());
-        }
-        self.covered.push((destination.clone(), false));
-        let optional = self.optional.contains(&destination);
-        self.steps.push(Step::Bind { source, destination, recursive, restrict, optional });
-    }
-
-    fn image(&mut self, step: Step, probe: &dyn Probe) -> Result<(), Error> {
-        if let Step::BindImage { file, inside, destination, .. } = &step {
-            // What is wrong with it is said by whoever opens it.
-            let kind = probe.kind_in_image(file, inside).ok().flatten().unwrap_or(Kind::Directory);
-            self.target(destination, kind);
-            self.images.push(file.clone());
-            self.covered.push((destination.clone(), false));
-            self.steps.push(step);
-        }
-        Ok(())
-    }
-
-    /// The host's is what there is where the kernel lets no new one be mounted.
-    fn sysfs(&mut self, destination: PathBuf, flags: MsFlags) {
-        self.sources.push(SYSFS.into());
-        self.covered.push((destination.clone(), false));
-        self.steps.push(Step::Isolate(Isolation::Sysfs { destination, flags }));
-    }
-
-    /// Files that this launch alone sees, on top of all that is mounted.
-    fn add_files(&mut self, annotations: Option<&HashMap<String, String>>) {
-        let path = |name: &str| name.strip_prefix(spec::MOUNTED_FILE).map(PathBuf::from);
-        let mut files: Vec<(PathBuf, Vec<u8>)> = annotations
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, content)| Some((path(name)?, content.clone().into_bytes())))
-            .collect();
-        files.sort();
-        for (destination, content) in files {
-            self.target(&destination, Kind::File);
-            self.covered.push((destination.clone(), false));
-            self.steps.push(Step::Isolate(Isolation::File { destination, content }));
-        }
-    }
-
-    /// Sees to it that something is there to mount on: in the image by the server, on a new file system by a step. In
-    /// a directory of the host nothing is made.
-    fn target(&mut self, destination: &Path, kind: Kind) {
-        let holder = self.covered.iter().rev().find(|(covered, _)| is_below(destination, covered));
-        match (holder, kind) {
-            (None, Kind::Directory) => self.directories.push(destination.to_path_buf()),
-            (None, Kind::File) => self.files.push((destination.to_path_buf(), SyntheticFile::Empty)),
-            (Some((covered, true)), _) if covered == destination => {}
-            (Some((_, true)), Kind::Directory) => self.steps.push(Step::MakeDirectory(destination.to_path_buf())),
-            (Some((_, true)), Kind::File) => self.steps.push(Step::MakeFile(destination.to_path_buf())),
-            (Some((_, false)), _) => {}
-        }
-    }
-
-    fn devices(&mut self, probe: &dyn Probe) {
-        for device in DEVICES {
-            if probe.kind(Path::new(device)).is_some() {
-                self.bind(device.into(), device.into(), false, MsFlags::empty(), probe);
-            }
-        }
-        for (path, target) in DEVICE_LINKS {
-            self.steps.push(Step::MakeLink { path: path.into(), target: target.into() });
-        }
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.steps.iter().enumerate().try_for_each(|(index, step)| writeln!(f, "{:3}  {step}", index + 1))
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnshareUser(ids) => mapped(f, ids),
-            Self::OpenFuse => f.write_str("open /dev/fuse"),
-            Self::StartServer => f.write_str("start the file system server"),
-            Self::AskServer { directories, files } => {
-                f.write_str("ask the server to show")?;
-                shown(f, directories, files)
-            }
-            Self::UnshareMount => f.write_str("enter a new mount namespace that receives mounts and passes none on"),
-            Self::OpenSources(sources) => {
-                f.write_str("hold")?;
-                sources.iter().try_for_each(|source| write!(f, " {}", source.display()))
-            }
-            Self::StartImages(images) => {
-                f.write_str("start a file system server for each of")?;
-                images.iter().try_for_each(|image| write!(f, " {}", image.display()))
-            }
-            Self::BindDirectory { source, at, writable } => {
-                let how = if *writable { "" } else { ", read-only" };
-                write!(f, "bind the image {} over {}{how}, nosuid, nodev", source.display(), at.display())
-            }
-            Self::JoinUser => f.write_str("join the session's user namespace"),
-            Self::StackLayers { layers, .. } => layers.fmt(f),
-            Self::BindImage { file, inside, destination, restrict, .. } => {
-                let (inside, destination) = (inside.display(), destination.display());
-                write!(f, "bind {inside} of image {} on {destination}{}", file.display(), options::Names(*restrict))
-            }
-            Self::MountImage { at } => {
-                write!(f, "mount the image over {}, read-only, nosuid, nodev", at.display())
-            }
-            Self::MakeDirectory(path) => write!(f, "make directory {}", path.display()),
-            Self::MakeFile(path) => write!(f, "make file {}", path.display()),
-            Self::WriteFile { path, content } => {
-                write!(f, "write file {} of {} bytes, unless it is there", path.display(), content.len())
-            }
-            Self::MakeLink { path, target } => write!(f, "make link {} to {}", path.display(), target.display()),
-            Self::SetMode { path, mode } => write!(f, "set the mode of {} to {mode:o}", path.display()),
-            Self::BindShown { source, destination } => {
-                write!(f, "bind {} of the container on {}", source.display(), destination.display())
-            }
-            Self::Bind { source, destination, recursive, restrict, optional } => {
-                let deep = if *recursive { " and what is mounted below it" } else { "" };
-                write!(f, "bind {}{deep} on {}{}", source.display(), destination.display(), options::Names(*restrict))?;
-                if *optional { f.write_str(", if possible") } else { Ok(()) }
-            }
-            Self::Mount { kind, destination, flags, data } => {
-                let comma = if data.is_empty() { "" } else { ", " };
-                write!(f, "mount {kind} on {}{}{comma}{data}", destination.display(), options::Names(*flags))
-            }
-            Self::KeepNamespaces => f.write_str("leave the namespaces to the server, for launches to come"),
-            Self::JoinSession => {
-                f.write_str("join the session: its user namespace, and its mounts without a container's")
-            }
-            Self::JoinContainer => f.write_str("join a container of the session that has the same mounts"),
-            Self::CopyMount => f.write_str("go on in a copy of the mount namespace"),
-            Self::PivotRoot { from } => {
-                write!(f, "make the image at {} the root, with the host's root stacked on it", from.display())
-            }
-            Self::Isolate(step) => step.fmt(f),
-            Self::DetachHost => f.write_str("detach the host's root"),
-            Self::KeepContainer => f.write_str("leave these mounts to the server, for launches that want the same"),
-            Self::ChangeDirectory { path, fallback } => {
-                write!(f, "go to {}", path.display())?;
-                fallback.iter().try_for_each(|fallback| write!(f, ", or else {}", fallback.display()))
-            }
-            Self::NoNewPrivileges => f.write_str("set no_new_privs"),
-            Self::Capabilities(sets) if sets.is_empty() => {
-                f.write_str("empty the bounding, ambient, effective, permitted and inheritable capabilities")
-            }
-            Self::Capabilities(sets) => {
-                write!(f, "keep capabilities: {}", sets.permitted)?;
-                if sets.ambient.is_empty() { Ok(()) } else { write!(f, "; through any execve: {}", sets.ambient) }
-            }
-            Self::Filter(filter) => {
-                write!(f, "install a filter of system calls with {} instructions", filter.instructions.len())?;
-                match filter.unknown.len() {
-                    0 => Ok(()),
-                    unknown => write!(f, "; {unknown} names that are no calls here are left out"),
-                }
-            }
-            Self::CloseDescriptors => f.write_str("close all descriptors except 0, 1 and 2"),
-            Self::Execute { args, env } => {
-                write!(f, "execute")?;
-                args.iter().try_for_each(|arg| write!(f, " {}", Quoted(arg)))?;
-                write!(f, " with {} variables", env.len())
-            }
-        }
-    }
-}
-
-fn mapped(f: &mut fmt::Formatter<'_>, ids: &Ids) -> fmt::Result {
-    f.write_str("enter a new user namespace; map ")?;
-    if let (true, [user], [group]) = (ids.is_alone(), ids.users.as_slice(), ids.groups.as_slice())
-        && (user.inside, group.inside) == (user.outside, group.outside)
-    {
-        return write!(f, "uid {} and gid {} to themselves, nothing else", user.inside, group.inside);
-    }
-    for (what, ranges) in [("uids", &ids.users), (" and gids", &ids.groups)] {
-        f.write_str(what)?;
-        for range in ranges {
-            write!(f, " {} to {}", range.outside, range.inside)?;
-            if range.length > 1 {
-                write!(f, " ({} ids)", range.length)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What the server shows besides the image.
-fn shown(f: &mut fmt::Formatter<'_>, directories: &[PathBuf], files: &[(PathBuf, SyntheticFile)]) -> fmt::Result {
-    let mut before = "";
-    for (content, what) in [(false, " if missing"), (true, " in place of the image's")] {
-        let chosen = files.iter().filter(|(_, file)| !matches!(file, SyntheticFile::Empty) == content);
-        let directories = if content { &[] } else { directories };
-        let mut paths = directories.iter().chain(chosen.map(|(path, _)| path)).peekable();
-        if paths.peek().is_some() {
-            f.write_str(before)?;
-            paths.try_for_each(|path| write!(f, " {}", path.display()))?;
-            f.write_str(what)?;
-            before = ",";
-        }
-    }
-    if before.is_empty() { f.write_str(" nothing else") } else { Ok(()) }
-}
-
-/// A word as a shell would want it, if it is not plain.
-struct Quoted<'a>(&'a OsString);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-./=:,@%+".contains(byte);
-        let bytes = self.0.as_bytes();
-        if !bytes.is_empty() && bytes.iter().all(plain) {
-            write!(f, "{}", self.0.display())
-        } else {
-            write!(f, "{:?}", self.0)
-        }
-    }
 }

@@ -1,10 +1,11 @@
 //! The order of steps, and what is made for mounts to stand on.
 
 use super::*;
+use crate::host::Kind;
 use crate::ids::Range;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespaceBuilder, MountBuilder, ProcessBuilder,
-    SpecBuilder, UserBuilder,
+    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespaceBuilder, Mount, MountBuilder,
+    ProcessBuilder, SpecBuilder, UserBuilder,
 };
 use std::collections::HashMap;
 
@@ -129,7 +130,7 @@ fn a_new_dev_has_the_default_devices() {
     assert!(position(&dev) < position(&null));
     assert!(position(&null) < position(&Step::MakeDirectory("/dev/pts".into())));
     position(&Step::MakeLink { path: "/dev/ptmx".into(), target: "pts/ptmx".into() });
-    assert_eq!(steps.iter().filter(|step| matches!(step, Step::Bind { .. })).count(), DEVICES.len());
+    assert_eq!(steps.iter().filter(|step| matches!(step, Step::Bind { .. })).count(), super::mounts::DEVICES.len());
 }
 
 #[test]
