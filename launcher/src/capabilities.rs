@@ -87,7 +87,8 @@ impl fmt::Display for CapabilitySet {
     }
 }
 
-/// What protects the init of an instance from programs under a filter, which must not have it.
+/// Lets a program into the processes of its user namespace, whatever rights they have: into the init of an instance, and into
+/// what makes its root.
 pub const PTRACE: &str = "CAP_SYS_PTRACE";
 
 /// All sets of a process.

@@ -16,7 +16,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, PTRACE};
 use crate::fuse::{self, ServeOptions, Synthetic};
 use crate::host::Identification;
 use crate::ids::{Ids, Owners};
@@ -157,7 +157,7 @@ impl<'a> Launch<'a> {
         let rest = plan.steps.strip_prefix(self.taken.as_slice()).ok_or(Error::OutOfOrder("go on"))?;
         self.engine.traces = rest
             .iter()
-            .any(|step| matches!(step, Step::Capabilities(sets) if !sets.is_empty() && sets.bounding.has(TRACE)));
+            .any(|step| matches!(step, Step::Capabilities(sets) if !sets.is_empty() && sets.bounding.has(PTRACE)));
         self.take(rest)?;
         Err(Error::NothingToExecute)
     }
@@ -170,9 +170,6 @@ impl<'a> Launch<'a> {
         Ok(())
     }
 }
-
-/// Lets a program into the processes of its user namespace, whatever rights they have.
-const TRACE: &str = "CAP_SYS_PTRACE";
 
 /// What one step leaves for another.
 struct Engine<'a> {
@@ -287,8 +284,9 @@ impl Engine<'_> {
                 .map_err(|cause| Error::Privileges { what: "no_new_privs", cause: cause.into() }),
             // After the last mount(2), which needed them.
             Step::Capabilities(sets) if self.ground.detached.is_some() => {
-                self.guarded = Some(*sets);
-                privileges::set_guarded(sets)
+                let sets = self.without_trace(*sets);
+                self.guarded = Some(sets);
+                privileges::set_guarded(&sets)
                     .map_err(|cause| Error::Privileges { what: "the capability sets", cause: cause.into() })
             }
             Step::Capabilities(sets) if sets.is_empty() => privileges::drop_all()

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use coracle::capabilities::PTRACE;
 use coracle::cli::{self, Cli, Command, Flags, InstanceCommand};
 use coracle::config::{self, Asked, Config};
 use coracle::engine::{self, Detached};
@@ -261,6 +262,10 @@ fn recorded(record: &Record, config: &Config, env: &[(OsString, OsString)]) -> a
     })?;
     rights.settle(&mut options);
     options.binds.iter_mut().for_each(|bind| bind.optional = true);
+    // As for the instance's own program where fuse-overlayfs makes its root.
+    if !options.layers.is_empty() && options.traces() {
+        options.capabilities.drop.insert(PTRACE.to_owned());
+    }
     // They are mounted.
     options.layers.clear();
     options.writable = false;

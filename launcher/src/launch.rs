@@ -135,11 +135,7 @@ pub(super) struct InInstance {
 impl InInstance {
     /// Runs it, or prints what would be done.
     pub(super) fn run(self, dry: bool) -> anyhow::Result<Exit> {
-        let Self { image, verb, mut options, allowed, around, wish, pid, process } = self;
-        // As for the instance's own program where fuse-overlayfs makes its root.
-        if !options.layers.is_empty() && options.traces() {
-            options.capabilities.drop.insert("CAP_SYS_PTRACE".to_owned());
-        }
+        let Self { image, verb, options, allowed, around, wish, pid, process } = self;
         let caller = Caller::new(&options);
         let ids = caller.ids.clone();
         let launch = Launch { path: image.clone(), image, verb, options, caller, allowed, around, detached: None };

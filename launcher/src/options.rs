@@ -1,6 +1,6 @@
 //! What the caller asked for, as types; nothing here has looked at the host.
 
-use crate::capabilities::CapabilitySet;
+use crate::capabilities::{CapabilitySet, PTRACE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -312,7 +312,7 @@ impl Options {
     /// Whether the program will be able to look into the other processes of its user namespace.
     #[must_use]
     pub fn traces(&self) -> bool {
-        self.wanted_capabilities().has("CAP_SYS_PTRACE")
+        self.wanted_capabilities().has(PTRACE)
     }
 
     /// What tells launches whose programs may do more or less than plain ones, for which it is empty: programs of one user

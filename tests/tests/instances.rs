@@ -643,6 +643,23 @@ fn userns_programs_of_an_instance_do_not_look_into_its_init() {
 }
 
 #[test]
+fn userns_programs_of_an_instance_do_not_look_into_what_makes_its_root() {
+    needs!(Coracle, Fuse, Tool("fuse-overlayfs"));
+    let bench = Bench::new();
+    let script = "for p in /proc/[0-9]*; do read c <$p/comm; [ \"$c\" = fuse-overlayfs ] || continue; echo found; \
+                  ls $p/root/ $p/fd/ && echo way out; done 2>/dev/null; echo looked";
+    let start = format!("{script}; sleep 1000");
+    let mut start =
+        bench.instance(&["start", "--fakeroot", "--writable-tmpfs", bench.image(), "layered", "sh", "-c", &start]);
+    run(start.env("CORACLE_OVERLAYFS", "fuse")).success();
+    eventually("its words", || bench.logs(&["layered"]).contains("looked"));
+    let joined = bench.run(&["exec", "instance://layered", "sh", "-c", script]).success();
+    for seen in [bench.logs(&["layered"]), joined.stdout] {
+        assert!(seen.contains("found") && !seen.contains("way out"), "{seen}");
+    }
+}
+
+#[test]
 fn userns_the_rights_of_an_instance_are_those_it_was_started_with() {
     needs!(Coracle, Fuse);
     let bench = Bench::new();

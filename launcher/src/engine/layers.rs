@@ -11,8 +11,8 @@ use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 use rustix::io::Errno;
 
 use super::images::hide;
-use super::{Engine, Error as LaunchError, TRACE, magic_link};
-use crate::capabilities::Capabilities;
+use super::{Engine, Error as LaunchError, magic_link};
+use crate::capabilities::{Capabilities, PTRACE};
 use crate::image;
 use crate::plan::{Layers, Upper};
 use crate::sys::attributes;
@@ -116,12 +116,12 @@ impl Engine<'_> {
             return sets;
         }
         // A root has what there is; whoever else has it asked for it.
-        if sets.ambient.has(TRACE) {
+        if sets.ambient.has(PTRACE) {
             (self.warn)(format!(
-                "fuse-overlayfs makes the container's root: going on without {TRACE}, which would lead to the host by way of it"
+                "fuse-overlayfs makes the container's root: going on without {PTRACE}, which would lead to the host by way of it"
             ));
         }
-        sets.without(TRACE)
+        sets.without(PTRACE)
     }
 
     /// Mounts the overlay on the helpers' file system.
