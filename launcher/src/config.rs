@@ -399,7 +399,7 @@ mod tests {
             ("[mounts]\nno-mount = [\"homes\"]\n", "no default mount"),
             ("[environment]\nset = { \"A B\" = \"x\" }\n", "no name of a variable"),
             ("[environment]\nunset = [\"A=1\"]\n", "no name of a variable"),
-            ("[gpu]\ndefault = \"nvidia\"\n", "does not bring the driver"),
+            ("[gpu]\ndefault = \"nvidia\"\n", "does not bring the driver along"),
             ("[mpi]\ndefault = \"host\"\n", "use container or off"),
             ("[compatibility]\napptainer = true\n", "apptainer-variables"),
             ("[profile.x]\nseccomp = \"f\"\n", "unknown field"),

@@ -132,7 +132,7 @@ impl Environment {
     }
 }
 
-/// How devices come into containers. This version brings no driver along by default, so that there is one value.
+/// How devices come into containers. Drivers are asked for launch by launch in this version, so that there is one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct Gpu {
@@ -167,7 +167,7 @@ fn no_driver<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Er
     match value.as_str() {
         "off" => Ok(Some(value)),
         "auto" | "nvidia" | "amd" => Err(de::Error::custom(format!(
-            "gpu default {value:?}: this version does not bring the driver's libraries into the container; write off, and bind them with [mounts] bind"
+            "gpu default {value:?}: this version does not bring the driver along unless a launch asks for it; write off, and have users write --gpu {value}, or set CORACLE_GPU"
         ))),
         _ => Err(de::Error::custom(format!("gpu default {value:?}: write off"))),
     }

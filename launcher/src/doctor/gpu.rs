@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::Check;
+use crate::gpu::discover::{Root, Wanted, discover};
+use crate::gpu::table::Vendor;
 
 /// Where device managers put what containers need (Container Device Interface).
 const SPECIFICATIONS: [&str; 2] = ["etc/cdi", "var/run/cdi"];
@@ -32,13 +34,36 @@ fn first_line(path: &Path) -> Option<String> {
     text.lines().next().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// What is lost for now, whoever made the device.
-const LOST: &str = "this version does not bring the driver's libraries into containers";
-
-fn found(name: &'static str, devices: usize, driver: Option<String>, remedy: &str) -> Check {
+/// `option` is what brings the driver into containers.
+fn found(
+    name: &'static str,
+    devices: usize,
+    driver: Option<String>,
+    (vendor, option): (Vendor, &str),
+    root: &Path,
+) -> Check {
     let driver = driver.unwrap_or_else(|| "driver unknown".to_owned());
-    let found = format!("{devices} devices, {driver}: the devices show in containers, but {LOST}");
-    Check::degraded(name, found, remedy)
+    let found = format!("{devices} devices, {driver}");
+    let drivers = match discover(&Root::new(root), &[vendor], &Wanted::default()) {
+        Ok(drivers) => drivers,
+        Err(error) => {
+            let remedy = format!("without that, {option} fails; the devices are in containers anyway");
+            return Check::degraded(name, format!("{found}: {error}"), remedy);
+        }
+    };
+    match (drivers.iter().map(|driver| driver.libraries.len()).sum::<usize>(), vendor) {
+        (0, Vendor::Nvidia) => {
+            let remedy = format!(
+                "as root: install the driver's libraries, and run ldconfig; {option} brings them into containers"
+            );
+            Check::degraded(name, format!("{found}, but none of its libraries"), remedy)
+        }
+        // All that programs need comes with images.
+        (0, _) => Check::ok(name, format!("{found}: {option} brings the devices into containers")),
+        (libraries, _) => {
+            Check::ok(name, format!("{found}, {libraries} libraries: {option} brings them into containers"))
+        }
+    }
 }
 
 fn nvidia(root: &Path) -> Option<Check> {
@@ -55,7 +80,7 @@ fn nvidia(root: &Path) -> Option<Check> {
         let remedy = "as root: nvidia-modprobe -u -c=0, or nvidia-persistenced; in a job, ask the scheduler for a GPU";
         Check::degraded(name, format!("{}, but no /dev/{missing}", driver.unwrap_or_default()), remedy)
     } else {
-        found(name, devices, driver, "bind them yourself: --bind the libraries' directory and --env LD_LIBRARY_PATH=")
+        found(name, devices, driver, (Vendor::Nvidia, "--nv"), root)
     })
 }
 
@@ -67,12 +92,7 @@ fn amd(root: &Path) -> Option<Check> {
         let devices = count(&root.join("dev/dri"), "renderD");
         let driver = version.map_or_else(|| "amdgpu of the kernel".to_owned(), |version| format!("amdgpu {version}"));
         if kfd {
-            found(
-                "AMD GPU",
-                devices,
-                Some(driver),
-                "use an image with ROCm in it, which needs nothing of the host but the devices",
-            )
+            found("AMD GPU", devices, Some(driver), (Vendor::Amd, "--rocm"), root)
         } else {
             Check::degraded("AMD GPU", format!("{driver}, but no /dev/kfd: no computing"), "as root: modprobe amdgpu")
         }
@@ -84,14 +104,7 @@ fn intel(root: &Path) -> Option<Check> {
     let devices = count(&root.join("dev/dri"), "renderD");
     let driver = first_line(&root.join("sys/module").join(module).join("version"));
     let driver = driver.map_or_else(|| format!("{module} of the kernel"), |version| format!("{module} {version}"));
-    (devices > 0).then(|| {
-        found(
-            "Intel GPU",
-            devices,
-            Some(driver),
-            "use an image with the compute runtime in it, which needs nothing of the host but the devices",
-        )
-    })
+    (devices > 0).then(|| found("Intel GPU", devices, Some(driver), (Vendor::Intel, "--intel"), root))
 }
 
 fn specifications(root: &Path) -> Check {
@@ -105,7 +118,7 @@ fn specifications(root: &Path) -> Check {
             .count();
     }
     let found = if files == 0 { "none".to_owned() } else { format!("{files} in /etc/cdi and /var/run/cdi") };
-    Check::ok("CDI", format!("{found}; this version does not use them"))
+    Check::ok("CDI", found)
 }
 
 #[cfg(test)]
@@ -129,7 +142,7 @@ mod tests {
             put(&format!("dev/{node}"), "");
         }
         let with = nvidia(root).unwrap();
-        assert!(with.found.starts_with("2 devices, NVRM") && with.found.contains("does not bring"), "{with:?}");
+        assert!(with.found.starts_with("2 devices, NVRM") && with.found.contains("none of its libraries"), "{with:?}");
         assert_eq!(with.verdict, Verdict::Degraded);
         put("dev/kfd", "");
         put("dev/dri/renderD128", "");

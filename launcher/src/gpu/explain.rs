@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use oci_spec::runtime::Spec;
 use serde::Serialize;
 
-use super::discover::{Device, Found, Root, Wanted, discover};
+use super::discover::{Device, Found, Root, discover};
 use super::image::{ImageLibraries, Libc};
 use super::inject::{Bind, Compat, Decision, Injection, Verdict};
 use super::launch::{self, Error};
@@ -250,20 +250,4 @@ fn write_driver(driver: &Found, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  {kind} {name}{}{more}", if more.is_empty() { "" } else { ": " })?;
     }
     Ok(())
-}
-
-/// What a host has, in a line for each driver.
-#[must_use]
-pub fn summary(root: &Root) -> Vec<String> {
-    match discover(root, &Vendor::ALL, &Wanted::default()) {
-        Err(error) => vec![error.to_string()],
-        Ok(found) => found
-            .iter()
-            .map(|driver| {
-                let version = driver.driver_version.as_deref().unwrap_or("of unknown version");
-                let gpus = driver.devices.iter().filter(|device| !device.mig).count();
-                format!("{} driver {version}, {gpus} GPUs, {} libraries", driver.vendor, driver.libraries.len())
-            })
-            .collect(),
-    }
 }
