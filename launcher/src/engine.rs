@@ -47,6 +47,7 @@ pub use server::{Touches, touches};
 const LOG: &str = "CORACLE_SERVER_LOG";
 
 /// What a launch begins with.
+#[derive(Default)]
 pub struct Ground {
     /// The image, when this launch mounts it.
     pub image: Option<image::Handle>,
@@ -77,8 +78,10 @@ pub struct Decided {
 }
 
 /// A launch's part in a session.
+#[derive(Default)]
 pub enum Session {
     /// None.
+    #[default]
     Without,
     /// It makes one.
     Found {
