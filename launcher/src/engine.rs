@@ -41,6 +41,7 @@ mod server;
 pub use error::{Error, Reason};
 pub use fork::{Detached, runs};
 pub use layers::Error as LayersError;
+pub(crate) use layers::fuse_overlayfs;
 pub use server::{Touches, touches};
 
 /// Names a file to which the server writes what goes wrong.
