@@ -41,12 +41,14 @@ mod server;
 pub use error::{Error, Reason};
 pub use fork::{Detached, runs};
 pub use layers::Error as LayersError;
+pub(crate) use layers::fuse_overlayfs;
 pub use server::{Touches, touches};
 
 /// Names a file to which the server writes what goes wrong.
 const LOG: &str = "CORACLE_SERVER_LOG";
 
 /// What a launch begins with.
+#[derive(Default)]
 pub struct Ground {
     /// The image, when this launch mounts it.
     pub image: Option<image::Handle>,
@@ -77,8 +79,10 @@ pub struct Decided {
 }
 
 /// A launch's part in a session.
+#[derive(Default)]
 pub enum Session {
     /// None.
+    #[default]
     Without,
     /// It makes one.
     Found {

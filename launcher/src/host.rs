@@ -21,6 +21,7 @@ use crate::image::{self, Entry, ImageFile};
 use crate::options::{EnvSetting, Options};
 
 pub mod accounts;
+pub(crate) mod programs;
 pub(crate) mod refusal;
 pub mod subordinate;
 

@@ -250,7 +250,7 @@ fn recorded(record: &Record, config: &Config, env: &[(OsString, OsString)]) -> a
     // A definition file is named from where it was.
     let image = if image.is_relative() && record.cwd.join(&image).exists() { record.cwd.join(image) } else { image };
     let asked = Asked { flags: &arguments.flags, image, verb: Verb::Stay };
-    let mut options = launch::with_site(config::apply(config, env, asked)?.options, config);
+    let mut options = config::apply(config, env, asked)?.options;
     options.cdi_dirs.iter_mut().for_each(|directory| *directory = record.cwd.join(&*directory));
     options.namespaces.pid = true;
     let rights = record.rights.as_ref();

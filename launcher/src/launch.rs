@@ -1,17 +1,16 @@
-//! `run`, `exec`, `shell` and `spec`: from the command line to a plan, with the image's session where there is one.
+//! `run`, `exec` and `shell`: from the command line to a plan, with the image's session where there is one.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::Context;
 use coracle::cdi;
-use coracle::cli::{self, Flags, Pull};
+use coracle::cli::{self, Flags};
 use coracle::config::{self, Asked, Config, Images, Settled};
 use coracle::engine::{self, Decided, Detached, Ground, Guess, Session};
 use coracle::exit::Exit;
@@ -19,24 +18,30 @@ use coracle::gpu;
 use coracle::host::subordinate::Caller;
 use coracle::host::{Disk, Foreseen, Host, Identification, Surroundings};
 use coracle::ids::Ids;
-use coracle::image::{self, Directory, ImageFile};
+use coracle::image::{self, ImageFile};
 use coracle::instance;
 use coracle::options::{Options, Verb};
-use coracle::plan::{self, Plan, Step, Wanted, Way};
-use coracle::session::{self, ContainerKey, Fingerprint, Identity, Joined, Meeting, Place, Remembered};
+use coracle::plan::{self, Step, Wanted, Way};
+use coracle::session::{ContainerKey, Fingerprint, Joined, Meeting, Remembered};
 use coracle::spec::{self, Composed, ImageFacts};
 use coracle::trace;
 
-use oci_spec::runtime::{Mount, Spec};
+use super::{images, instances, settings, warn};
 
-use super::{images, instances, print, settings, warn};
-
+mod explain;
+mod inside;
+mod look;
+mod sessions;
+mod show;
 mod workdir;
 
-/// Switches sessions off (`off`) or on.
-const SESSION: &str = "CORACLE_SESSION";
-/// Seconds that a session waits for another launch.
-const SESSION_IDLE: &str = "CORACLE_SESSION_IDLE";
+pub(super) use explain::explain;
+pub(super) use inside::InInstance;
+use look::{Looked, file};
+use sessions::Sessions;
+pub(super) use sessions::sessions;
+use show::show;
+pub(super) use show::specification;
 
 /// Runs a program, whose words `verb` makes of what follows the image.
 pub(super) fn run(
@@ -115,66 +120,6 @@ pub(super) fn start(
     }
 }
 
-/// A program in the container of a running instance.
-pub(super) struct InInstance {
-    /// The image that the instance was made of.
-    pub(super) image: PathBuf,
-    pub(super) verb: Verb,
-    /// The instance's, and this program's own.
-    pub(super) options: Options,
-    /// Which images the site lets run.
-    pub(super) allowed: Images,
-    pub(super) around: Surroundings,
-    /// Where to start, if the container shows what the host has there.
-    pub(super) wish: Option<PathBuf>,
-    /// Process 1, and its directory in `/proc`.
-    pub(super) pid: i32,
-    pub(super) process: OwnedFd,
-}
-
-impl InInstance {
-    /// Runs it, or prints what would be done.
-    pub(super) fn run(self, dry: bool) -> anyhow::Result<Exit> {
-        let Self { image, verb, options, allowed, around, wish, pid, process } = self;
-        let caller = Caller::new(&options);
-        let ids = caller.ids.clone();
-        let launch = Launch { path: image.clone(), image, verb, options, caller, allowed, around, detached: None };
-        // Nothing may be open any more when descriptors are closed.
-        let plan = match ImageFile::open(&launch.image) {
-            Err(image::Error::Directory { .. }) => {
-                let tree = Directory::open_root(&launch.path)?;
-                launch.in_instance(wish, pid, |launch, who| launch.decide(&launch.directory(&tree), &ids, who))?
-            }
-            file => {
-                let tree = Remembered::open(file?);
-                launch.in_instance(wish, pid, |launch, who| launch.decide(&launch.file(&tree), &ids, who))?
-            }
-        };
-        if dry {
-            print(|out| Ok(write!(out, "{plan}")?))?;
-            return Ok(Exit::Success);
-        }
-        let ground = Ground {
-            image: None,
-            session: Session::Without,
-            program: None,
-            record: None,
-            detached: None,
-            instance: Some(process),
-        };
-        let mut say = |warning: String| warn(&warning);
-        match engine::Launch::begin(&[], ground, &mut say)?.finish(&plan, Decided::default())? {}
-    }
-}
-
-/// Whether the container has at `path` what the host has there.
-fn shows(spec: &Spec, path: &Path) -> bool {
-    let above = spec.mounts().iter().flatten().filter(|mount| path.starts_with(mount.destination()));
-    let nearest = above.max_by_key(|mount| mount.destination().components().count());
-    let same = |mount: &Mount| mount.source().as_ref() == Some(mount.destination());
-    nearest.is_some_and(|mount| mount.typ().as_deref() == Some("bind") && same(mount))
-}
-
 /// A launch of which all is known that does not take a look at the image.
 pub(super) struct Ready {
     /// The image's file, as given or found.
@@ -188,12 +133,21 @@ pub(super) struct Ready {
     env: Vec<(OsString, OsString)>,
 }
 
+impl Ready {
+    /// Looks around for it.
+    fn launch(self, config: &Config) -> anyhow::Result<Launch> {
+        let Self { image, path, verb, options, env, .. } = self;
+        let around = Surroundings::of(env, &options)?;
+        let caller = Caller::new(&options);
+        Ok(Launch { image, path, verb, options, caller, allowed: config.images.clone(), around, detached: None })
+    }
+}
+
 /// Puts command line, configuration and environment together, and finds the image.
 pub(super) fn ready(flags: &Flags, image: PathBuf, verb: Verb, config: &Config) -> anyhow::Result<Ready> {
     let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let Settled { image, verb, options, warnings } = config::apply(config, &env, Asked { flags, image, verb })?;
     warnings.iter().for_each(|warning| warn(warning));
-    let options = with_site(options, config);
     let images::Found { path, name } = images::find(&image, flags.pull, config)?;
     let image = config.images.resolve(path)?;
     let path = std::path::absolute(&image).with_context(|| format!("cannot open image {}", image.display()))?;
@@ -202,145 +156,7 @@ pub(super) fn ready(flags: &Flags, image: PathBuf, verb: Verb, config: &Config) 
 
 /// Runs a program in a mount of its own, whose server writes to `record` what is read.
 pub(super) fn recorded(ready: Ready, config: &Config, record: OwnedFd) -> anyhow::Result<Infallible> {
-    let Ready { image, path, verb, options, env, .. } = ready;
-    let around = Surroundings::of(env, &options)?;
-    let caller = Caller::new(&options);
-    let launch = Launch { image, path, verb, options, caller, allowed: config.images.clone(), around, detached: None };
-    launch.first(Way::Alone, Some(record), Session::Without)
-}
-
-/// `spec`.
-pub(super) fn specification(arguments: &cli::Spec) -> anyhow::Result<Exit> {
-    let (image, rest) = cli::image_and_rest(&arguments.words).context("no image given")?;
-    let verb = cli::command(rest).unwrap_or(Verb::Run(Vec::new()));
-    show(&arguments.flags, &image, verb, arguments.steps || arguments.flags.dry_run)
-}
-
-/// The caller's directories of CDI files count before the site's.
-pub(super) fn with_site(options: Options, config: &Config) -> Options {
-    Options { cdi_dirs: config.cdi_dirs().iter().cloned().chain(options.cdi_dirs).collect(), ..options }
-}
-
-/// Prints what would happen.
-fn show(flags: &Flags, image: &Path, verb: Verb, steps: bool) -> anyhow::Result<Exit> {
-    let config = settings()?;
-    let Ready { image, path, verb, options, env, .. } = ready(flags, image.to_path_buf(), verb, &config)?;
-    let file = ImageFile::open(&image);
-    let around = Surroundings::of(env, &options)?;
-    let caller = Caller::new(&options);
-    caller.warnings.iter().for_each(|warning| warn(warning));
-    let ids = caller.ids.clone();
-    let launch = Launch { image, path, verb, options, caller, allowed: config.images.clone(), around, detached: None };
-    let Prepared { composed, wanted, .. } = match file {
-        Err(image::Error::Directory { .. }) => {
-            let directory = Directory::open_root(&launch.path)?;
-            launch.allowed.check(&directory, &launch.image)?;
-            launch.prepare(&launch.directory(&directory), &ids, None)?
-        }
-        file => {
-            let file = file?;
-            launch.allowed.check(file.image.source(), &launch.image)?;
-            launch.prepare(&launch.file(&Remembered::open(file)), &ids, None)?
-        }
-    };
-    let way = if Sessions::read(flags, &config)?.is_some() { Way::Found } else { Way::Alone };
-    print(|out| {
-        if steps {
-            write!(out, "{}", wanted.plan(way))?;
-        } else {
-            // By way of a value, whose keys are sorted: the specification's own maps come in any order.
-            let mut value = serde_json::to_value(&composed.spec).context("cannot print the specification")?;
-            for set in value
-                .pointer_mut("/process/capabilities")
-                .and_then(serde_json::Value::as_object_mut)
-                .into_iter()
-                .flatten()
-            {
-                set.1.as_array_mut().into_iter().for_each(|names| names.sort_by_key(ToString::to_string));
-            }
-            serde_json::to_writer_pretty(&mut *out, &value)?;
-            writeln!(out)?;
-        }
-        Ok(())
-    })?;
-    Ok(Exit::Success)
-}
-
-/// `gpu explain`.
-pub(super) fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
-    let mut options = arguments.flags.options()?;
-    if options.gpu.asked.is_empty() {
-        options.gpu = coracle::options::Gpu::auto();
-    }
-    let image = images::find(&arguments.image, arguments.flags.pull, &settings()?)?.path;
-    let path = std::path::absolute(&image)?;
-    let caller = Caller::new(&options);
-    let host = Host::new(Surroundings::collect(&options)?, caller.ids, None);
-    let look = |facts: &ImageFacts<'_>| {
-        // No program is looked for: only the environment matters.
-        let verb = Verb::Exec(vec!["true".into()]);
-        let composed = spec::compose(facts, &verb, &options, &host, &Disk::default())?;
-        Ok::<_, anyhow::Error>(gpu::explain::explain(
-            &gpu::discover::Root::host(),
-            &composed.spec,
-            &options,
-            facts.tree,
-            &host,
-        )?)
-    };
-    let explained = match ImageFile::open(&image) {
-        Err(image::Error::Directory { .. }) => {
-            let tree = Directory::open_root(&path)?;
-            look(&ImageFacts { path: &path, offset: 0, directory: true, tree: &tree })
-        }
-        file => look(&ImageFacts::from(&file?)),
-    }?;
-    print(|out| {
-        let written = if arguments.json { explained.write_json(out) } else { explained.write(out) };
-        Ok(written?)
-    })?;
-    Ok(if explained.works() { Exit::Success } else { Exit::Failure })
-}
-
-/// How sessions are to be used.
-struct Sessions {
-    idle: Duration,
-}
-
-impl Sessions {
-    /// `None` when they are switched off.
-    fn read(flags: &Flags, config: &Config) -> anyhow::Result<Option<Self>> {
-        let config = &config.session;
-        let idle = match std::env::var(SESSION_IDLE) {
-            Ok(text) => {
-                let seconds = text.parse::<u32>();
-                let seconds = seconds.with_context(|| format!("{SESSION_IDLE}={text}: write a number of seconds"))?;
-                Duration::from_secs(seconds.into())
-            }
-            Err(_) => config.idle().unwrap_or(session::IDLE),
-        };
-        let enabled = match std::env::var(SESSION).as_deref() {
-            Ok("off" | "0" | "false" | "no") => false,
-            Ok("on" | "1" | "true" | "yes") => true,
-            Ok("") | Err(_) => config.enabled.unwrap_or(true),
-            Ok(text) => anyhow::bail!("{SESSION}={text}: write on or off"),
-        };
-        Ok((enabled && !flags.no_session).then_some(Self { idle }))
-    }
-
-    /// The image's session; `None` when the image itself has to say what is wrong with it.
-    fn meet(
-        &self,
-        path: &Path,
-        ids: &Ids,
-        root: bool,
-        variant: &str,
-        meanwhile: impl FnOnce(),
-    ) -> std::io::Result<Option<Meeting>> {
-        let Ok(identity) = Identity::of(path, ids, root) else { return Ok(None) };
-        let identity = identity.shown_as(variant);
-        Place::open(&identity)?.map(|place| session::meet(place, &identity, meanwhile)).transpose()
-    }
+    ready.launch(config)?.first(Way::Alone, Some(record), Session::Without)
 }
 
 /// Everything that is decided before anything happens.
@@ -349,6 +165,8 @@ struct Prepared {
     composed: Composed,
     wanted: Wanted,
     disk: Disk,
+    /// What `--workdir` is to hold.
+    work_directories: Vec<(PathBuf, u32)>,
 }
 
 /// A launch before it is known how it comes by the image's mount.
@@ -368,29 +186,6 @@ struct Launch {
 }
 
 impl Launch {
-    fn file<'a>(&'a self, tree: &'a Remembered) -> ImageFacts<'a> {
-        ImageFacts { path: &self.path, offset: tree.offset(), directory: false, tree }
-    }
-
-    fn directory<'a>(&'a self, tree: &'a Directory) -> ImageFacts<'a> {
-        ImageFacts { path: &self.path, offset: 0, directory: true, tree }
-    }
-
-    /// The steps in an instance. What is to be said of its mounts was said when it was started.
-    fn in_instance(
-        mut self,
-        wish: Option<PathBuf>,
-        pid: i32,
-        decide: impl Fn(&Self, Option<Identification>) -> anyhow::Result<Prepared>,
-    ) -> anyhow::Result<Plan> {
-        let mut prepared = decide(&self, None)?;
-        if let Some(wish) = wish.filter(|wish| shows(&prepared.composed.spec, wish)) {
-            self.options.working_dir = Some(wish);
-            prepared = decide(&self, Some(prepared.host.who))?;
-        }
-        Ok(prepared.wanted.plan_in_instance(pid))
-    }
-
     fn prepare(&self, facts: &ImageFacts<'_>, ids: &Ids, who: Option<Identification>) -> anyhow::Result<Prepared> {
         let prepared = self.decide(facts, ids, who)?;
         prepared.composed.warnings.iter().for_each(|warning| warn(warning));
@@ -407,27 +202,21 @@ impl Launch {
         cdi::inject(&mut composed, &self.options, facts.tree, &host)?;
         spec::keep_forced(&mut composed.spec, &self.options, &host, &disk)?;
         trace::mark("plan");
-        let to_make = self.work_directories(&composed);
-        let wanted = if to_make.is_empty() {
+        let work = self.options.work_dir.as_ref().and_then(|work| std::path::absolute(work).ok());
+        let work_directories = work.map(|work| spec::work_directories(&composed.spec, &work)).unwrap_or_default();
+        let wanted = if work_directories.is_empty() {
             Wanted::new(&composed.spec, &host.mount_point, &disk)?
         } else {
-            let directories = to_make.iter().map(|(path, _)| path.clone()).collect();
+            let directories = work_directories.iter().map(|(path, _)| path.clone()).collect();
             Wanted::new(&composed.spec, &host.mount_point, &Foreseen { disk: &disk, directories })?
         };
-        Ok(Prepared { host, composed, wanted, disk })
-    }
-
-    /// What `--workdir` is to hold.
-    fn work_directories(&self, composed: &Composed) -> Vec<(PathBuf, u32)> {
-        let work = self.options.work_dir.as_ref().and_then(|work| std::path::absolute(work).ok());
-        work.map(|work| spec::work_directories(&composed.spec, &work)).unwrap_or_default()
+        Ok(Prepared { host, composed, wanted, disk, work_directories })
     }
 
     /// Makes what the launch needs on the host, once it is certain that it will be made.
-    fn make_directories(&self, composed: &Composed) -> anyhow::Result<()> {
-        let directories = self.work_directories(composed);
+    fn make_directories(&self, directories: &[(PathBuf, u32)]) -> anyhow::Result<()> {
         match &self.options.work_dir {
-            Some(work) if !directories.is_empty() => workdir::make(work, &directories),
+            Some(work) if !directories.is_empty() => workdir::make(work, directories),
             _ => Ok(()),
         }
     }
@@ -449,17 +238,17 @@ impl Launch {
             program: Some(program),
             record,
             detached: self.detached.clone(),
-            instance: None,
+            ..Ground::default()
         };
         let mut say = |warning: String| warn(&warning);
         let opening = plan::opening(self.caller.ids.clone());
         let launch = engine::Launch::begin(&opening, ground, &mut say)?;
         let tree = Remembered::open(image);
         let ids = launch.ids().clone();
-        let Prepared { mut host, composed, wanted, disk } =
-            self.prepare(&self.file(&tree), &ids, self.caller.who.clone())?;
+        let Prepared { mut host, wanted, disk, work_directories, .. } =
+            self.prepare(&file(&self.path, &tree), &ids, self.caller.who.clone())?;
         host.who.ids = (ids != self.caller.ids).then_some(ids);
-        self.make_directories(&composed)?;
+        self.make_directories(&work_directories)?;
         let (memo, _) = tree.finish();
         let key = if way == Way::Alone { ContainerKey::default() } else { key(&wanted, &disk) };
         Ok(launch.finish(&wanted.plan(way), Decided { key, memo, who: Some(host.who) })?)
@@ -467,21 +256,14 @@ impl Launch {
 
     /// The image is a directory: there is nothing to mount, and so nothing to share.
     fn in_directory(&self) -> anyhow::Result<Infallible> {
-        let tree = Directory::open_root(&self.path)?;
-        self.allowed.check(&tree, &self.image)?;
-        let ground = Ground {
-            image: None,
-            session: Session::Without,
-            program: None,
-            record: None,
-            detached: self.detached.clone(),
-            instance: None,
-        };
+        let tree = Looked::directory(&self.image, &self.path, Some(&self.allowed))?;
+        let ground = Ground { detached: self.detached.clone(), ..Ground::default() };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[Step::UnshareUser(self.caller.ids.clone())], ground, &mut say)?;
         let ids = launch.ids().clone();
-        let Prepared { composed, wanted, .. } = self.prepare(&self.directory(&tree), &ids, self.caller.who.clone())?;
-        self.make_directories(&composed)?;
+        let Prepared { wanted, work_directories, .. } =
+            self.prepare(&tree.facts(&self.path), &ids, self.caller.who.clone())?;
+        self.make_directories(&work_directories)?;
         drop(tree);
         Ok(launch.finish(&wanted.plan(Way::Alone), Decided::default())?)
     }
@@ -494,9 +276,9 @@ impl Launch {
             warn("subordinate ids could not be mapped when the image's session began: going on with your own id alone");
         }
         let ids = joined.who.ids.as_ref().unwrap_or(&self.caller.ids).clone();
-        let Prepared { composed, wanted, disk, .. } =
-            self.prepare(&self.file(&tree), &ids, Some(joined.who.clone()))?;
-        self.make_directories(&composed)?;
+        let Prepared { wanted, disk, work_directories, .. } =
+            self.prepare(&file(&self.path, &tree), &ids, Some(joined.who.clone()))?;
+        self.make_directories(&work_directories)?;
         let (memo, _) = tree.finish();
         let key = key(&wanted, &disk);
         let container: Option<OwnedFd> = joined.container(&key).filter(|_| wanted.is_common());
@@ -504,14 +286,7 @@ impl Launch {
             Some(container) => (Way::JoinContainer, Session::JoinContainer(joined, container)),
             None => (Way::Join, Session::Join(joined)),
         };
-        let ground = Ground {
-            image: None,
-            session,
-            program: None,
-            record: None,
-            detached: self.detached.clone(),
-            instance: None,
-        };
+        let ground = Ground { session, detached: self.detached.clone(), ..Ground::default() };
         let mut say = |warning: String| warn(&warning);
         let launch = engine::Launch::begin(&[], ground, &mut say)?;
         match launch.finish(&wanted.plan(way), Decided { key, memo, who: None }) {
@@ -541,55 +316,4 @@ fn key(wanted: &Wanted, disk: &Disk) -> ContainerKey {
         }
     }
     print.finish()
-}
-
-/// The image's absolute path, under which its session is known. The file may be gone.
-fn image_path(image: &Path) -> anyhow::Result<PathBuf> {
-    let found = images::find(image, Pull::Never, &settings()?).map(|found| found.path);
-    Ok(std::path::absolute(found.unwrap_or_else(|_| image.to_path_buf()))?)
-}
-
-/// `session list`, `session stop` and `session stats`.
-pub(super) fn sessions(command: &cli::SessionCommand) -> anyhow::Result<Exit> {
-    match command {
-        cli::SessionCommand::List { json } => {
-            let reports = session::reports().context("cannot ask the sessions")?;
-            print(|out| {
-                if *json {
-                    serde_json::to_writer_pretty(&mut *out, &reports)?;
-                    return Ok(writeln!(out)?);
-                }
-                if reports.is_empty() {
-                    return Ok(writeln!(out, "no sessions")?);
-                }
-                writeln!(out, "{:>9} {:>9} {:>7}  IMAGE", "SERVER", "PROGRAMS", "AGE")?;
-                for report in &reports {
-                    let (programs, age) = (report.programs.len(), format!("{} s", report.age));
-                    writeln!(out, "{:>9} {programs:>9} {age:>7}  {}", report.server, report.image.display())?;
-                }
-                Ok(())
-            })?;
-        }
-        cli::SessionCommand::Stats { image } => {
-            let path = image.as_deref().map(image_path).transpose()?;
-            let mut reports = session::reports().context("cannot ask the sessions")?;
-            reports.retain(|report| path.as_ref().is_none_or(|path| *path == report.image));
-            print(|out| {
-                let value = |report: &session::Report| {
-                    let stats: serde_json::Value = serde_json::from_str(&report.stats).unwrap_or_default();
-                    serde_json::json!({ "image": report.image, "server": report.server, "stats": stats })
-                };
-                serde_json::to_writer_pretty(&mut *out, &reports.iter().map(value).collect::<Vec<_>>())?;
-                Ok(writeln!(out)?)
-            })?;
-        }
-        cli::SessionCommand::Stop { image, all: _ } => {
-            let path: Option<PathBuf> = image.as_deref().map(image_path).transpose()?;
-            let stopped = session::stop(path.as_deref()).context("cannot ask the sessions")?;
-            if let (0, Some(path)) = (stopped, path) {
-                anyhow::bail!("cannot stop the session of {}: there is none; see coracle session list", path.display());
-            }
-        }
-    }
-    Ok(Exit::Success)
 }

@@ -22,6 +22,8 @@ pub mod instance;
 pub mod libraries;
 pub mod options;
 pub mod plan;
+#[cfg(test)]
+mod repeatable;
 pub mod seccomp;
 pub mod session;
 pub mod spec;

@@ -33,8 +33,8 @@ mod tests;
 
 pub use layers::{Error as LayersError, work_directories};
 pub(crate) use layers::{MEMORY, READ_ONLY, WRITABLE};
-pub use mounts::keep_forced;
 pub(crate) use mounts::{INSIDE, SQUASHFS, is_below};
+pub use mounts::{keep_forced, shows};
 
 /// Absolute path of the image file.
 pub const IMAGE: &str = "org.coracle.image";

@@ -713,6 +713,34 @@ fn userns_a_driver_that_is_not_there_is_a_warning_or_an_error() {
 }
 
 #[test]
+fn userns_configuration_and_variables_count_for_what_is_explained() {
+    needs!(Coracle);
+    if Path::new("/dev/nvidiactl").exists() || Path::new("/dev/kfd").exists() || Path::new("/dev/dri").exists() {
+        return;
+    }
+    let user = User::unprivileged();
+    let dir = user.temp_dir();
+    let image = coracle_tests::fixtures::corner_squashfs();
+    let explain = |variables: &[(&str, &str)]| {
+        let mut command = user.coracle(dir.path(), ["gpu", "explain", "--json"]);
+        run(command.env("HOME", dir.path()).envs(variables.iter().copied()).arg(&image))
+    };
+    let part = |name: &str, variables: &[(&str, &str)]| {
+        let explained = explain(variables);
+        let json: serde_json::Value = serde_json::from_str(&explained.stdout).expect(&explained.stderr);
+        json[name].to_string()
+    };
+    assert_eq!(part("absent", &[]), r#"["nvidia","amd","intel"]"#);
+    assert_eq!(part("absent", &[("CORACLE_GPU", "amd")]), r#"["amd"]"#);
+    let wrong = explain(&[("CORACLE_GPU", "none")]).exited(125).stderr;
+    assert!(wrong.contains("none") && wrong.contains("auto, off, nvidia"), "{wrong}");
+    let file = dir.path().join(".config/coracle/coracle.toml");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "[environment]\nset = { NVIDIA_DRIVER_CAPABILITIES = \"utility\" }\n").unwrap();
+    assert_eq!(part("capabilities", &[]), r#"["utility"]"#);
+}
+
+#[test]
 fn root_a_cdi_file_is_made_of_what_is_found() {
     needs!(Coracle, Root, Tool("gcc"), Tool("ldconfig"), Tool("unshare"), Tool("setpriv"));
     let host = Dressed::new();

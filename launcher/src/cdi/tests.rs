@@ -304,13 +304,7 @@ fn an_image_that_needs_a_newer_driver_is_said_to() {
 /// A file that is taken after some of its bytes were changed means the same when it is written and read again.
 #[test]
 fn damaged_files_are_refused_or_mean_something() {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut number = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).unwrap()
-    };
+    let mut number = crate::repeatable::numbers();
     let aliased = GPU.replacen("- name: 0\n  containerEdits:", "- name: 0\n  containerEdits: &e", 1)
         + "- name: two\n  containerEdits: *e\n";
     let json = serde_json::to_string(&spec::Spec::parse(GPU.as_bytes()).unwrap()).unwrap();

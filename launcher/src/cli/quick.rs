@@ -176,17 +176,6 @@ mod tests {
         }
     }
 
-    /// A generator of numbers that are the same in each run.
-    fn numbers() -> impl FnMut(usize) -> usize {
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        move |below| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        }
-    }
-
     #[test]
     fn what_is_read_is_what_clap_reads() {
         let pieces = [
@@ -243,7 +232,7 @@ mod tests {
             "-x",
             "=",
         ];
-        let mut number = numbers();
+        let mut number = crate::repeatable::numbers();
         let mut read = 0;
         for _ in 0..20_000 {
             let mut words = vec![OsString::from("coracle")];

@@ -118,6 +118,8 @@ pub fn apply(config: &Config, env: &[(OsString, OsString)], asked: Asked<'_>) ->
     if flags.no_pid {
         settled.options.namespaces.pid = false;
     }
+    // The caller's directories of CDI files count before the site's.
+    settled.options.cdi_dirs.splice(0..0, config.cdi_dirs().iter().cloned());
     config.images.check_options(&settled.options)?;
     Ok(settled)
 }
@@ -315,5 +317,12 @@ mod tests {
         assert!(says(&["--shell", "/bin/zsh"], &b).contains("coracle shell"));
         assert!(says(&["--bind", "/a:b"], &b).starts_with("bind"));
         settle(&config, &["--overlay", "x.sqfs:ro"], &b).unwrap();
+    }
+
+    #[test]
+    fn the_sites_directories_of_cdi_files_come_first() {
+        let config = config("[gpu]\ncdi-dirs = [\"/site\"]\n", "");
+        let dirs = settle(&config, &["--cdi-dirs", "/mine"], &[("CORACLE_CDI_DIRS", "/set")]).unwrap().cdi_dirs;
+        assert_eq!(dirs, ["/site", "/set", "/mine"].map(std::path::PathBuf::from));
     }
 }

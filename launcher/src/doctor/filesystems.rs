@@ -10,8 +10,7 @@ use nix::mount::{MsFlags, mount};
 use super::Check;
 use super::checks::{in_words, split_remedy, trial};
 use super::namespaces::{enter, enter_mount, ids};
-use super::slurm::on_path;
-use crate::engine::namespace;
+use crate::engine::{fuse_overlayfs, namespace};
 use crate::host::mount_point;
 
 /// How an outer container is given the device.
@@ -84,8 +83,7 @@ pub(super) fn overlay() -> Vec<Check> {
             fs::remove_file("all/file").map_err(|error| format!("cannot remove from an overlay: {error}"))
         })
     };
-    let helper =
-        on_path("fuse-overlayfs").or_else(|| Some("/usr/bin/fuse-overlayfs".into())).filter(|path| path.exists());
+    let helper = fuse_overlayfs::find();
     vec![match try_with(",userxattr").or_else(|_| try_with("")) {
         Ok(()) => Check::ok(name, "works in a user namespace"),
         Err(error) => {

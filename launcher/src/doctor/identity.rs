@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Check;
-use super::slurm::on_path;
-use crate::host::accounts;
+use crate::host::{accounts, programs};
 
 pub(super) fn check() -> Vec<Check> {
     let name = "subordinate ids";
@@ -44,7 +43,7 @@ fn ids(text: &str, user: &str, uid: u32) -> u64 {
 
 /// Whether the program can map ids that are not the caller's: setuid, or by file capabilities.
 fn helper(name: &str) -> Result<(), String> {
-    let path = on_path(name).ok_or_else(|| format!("{name} is not on PATH"))?;
+    let path = programs::find(name, &[]).ok_or_else(|| format!("{name} is not on PATH"))?;
     if is_privileged(&path) {
         Ok(())
     } else {

@@ -1,26 +1,18 @@
 //! The scheduler.
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::Check;
+use crate::host::programs;
 
 /// Where munged listens, by custom.
 const MUNGE: [&str; 2] = ["/run/munge/munge.socket.2", "/var/run/munge/munge.socket.2"];
 
-/// Where a program lies, as a shell would find it.
-pub(super) fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let is_program = |path: &PathBuf| {
-        std::fs::metadata(path).is_ok_and(|status| status.is_file() && status.permissions().mode() & 0o111 != 0)
-    };
-    std::env::split_paths(&path).filter(|folder| folder.is_absolute()).map(|folder| folder.join(name)).find(is_program)
-}
-
 pub(super) fn check() -> Vec<Check> {
     let name = "Slurm";
-    let srun = on_path("srun");
+    let srun = programs::find("srun", &[]);
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let job = variable("SLURM_JOB_ID").map(|job| match variable("SLURM_STEP_ID") {
         Some(step) => format!(", in job {job}, step {step}"),

@@ -18,7 +18,7 @@ use crate::plan::{Layers, Upper};
 use crate::sys::attributes;
 
 mod error;
-mod fuse_overlayfs;
+pub(crate) mod fuse_overlayfs;
 mod generated;
 mod kernel;
 mod writable;
@@ -137,7 +137,7 @@ impl Engine<'_> {
             },
             _ => return Err(Error::Switch { value: switch }.into()),
         };
-        let found = self.on_host(|| fuse_overlayfs::find(std::env::var_os("PATH").as_ref()))?;
+        let found = self.on_host(fuse_overlayfs::find)?;
         // What can go wrong with attributes alone is worse than nothing only where there is something better.
         match (found, &refused) {
             // Other programs of the session have this right as well, and keep it.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Identification, group_names, identify, value};
+use super::{Identification, group_names, identify, programs, value};
 use crate::ids::{Ids, Range};
 use crate::options::Options;
 
@@ -169,16 +169,7 @@ fn extend(map: &mut Vec<Range>, granted: &[(u32, u32)]) {
 
 /// Where a program is that writes maps.
 pub(crate) fn helper(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(PLACES.iter().map(PathBuf::from));
-    directories
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(name))
-        .find(|file| is_file(file))
-}
-
-fn is_file(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+    programs::find(name, &PLACES)
 }
 
 #[cfg(test)]

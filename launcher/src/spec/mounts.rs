@@ -73,13 +73,32 @@ pub(crate) fn is_below(path: &Path, base: &Path) -> bool {
     path.starts_with(base)
 }
 
+/// Whether the container of a specification has at `path` what the host has there.
+#[must_use]
+pub fn shows(spec: &Spec, path: &Path) -> bool {
+    let mounts = spec.mounts().iter().flatten().map(|mount| {
+        let source = mount.source().as_deref().filter(|_| mount.typ().as_deref() == Some("bind"));
+        (mount.destination().as_path(), source)
+    });
+    top_is_of_host(mounts, path)
+}
+
+/// Whether the nearest of `mounts`, each with what it binds, shows at `path` what the host has there.
+fn top_is_of_host<'a>(mounts: impl Iterator<Item = (&'a Path, Option<&'a Path>)>, path: &Path) -> bool {
+    let nearest = mounts.filter(|(destination, _)| is_below(path, destination));
+    // The last of equals is the one on top.
+    let top = nearest.max_by_key(|(destination, _)| destination.components().count());
+    top.is_some_and(|(destination, source)| source == Some(destination))
+}
+
 impl Mounts {
     /// Whether the container shows at `path` what the host has there.
     pub(super) fn shows(&self, path: &Path) -> bool {
-        let nearest = self.items.iter().filter(|item| is_below(path, &item.destination));
-        let depth = |item: &&Item| item.destination.components().count();
-        // The last of equals is the one on top.
-        matches!(nearest.max_by_key(depth), Some(Item { destination, what: What::Bind { source, .. }, .. }) if source == destination)
+        let mounts = self.items.iter().map(|item| match &item.what {
+            What::Bind { source, .. } => (item.destination.as_path(), Some(source.as_path())),
+            _ => (item.destination.as_path(), None),
+        });
+        top_is_of_host(mounts, path)
     }
 
     /// Whether something is mounted over `path` or a directory that it is in.

@@ -4,12 +4,11 @@
 //! its own: in the container's it would keep its own mount alive forever. The mount is made here, on a descriptor that the
 //! program inherits, so it needs neither `fusermount3` nor a right to mount. It ends with the mount.
 
-use std::ffi::{CString, OsString};
-use std::fs::{self, File};
+use std::ffi::CString;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -22,11 +21,12 @@ use super::writable::{Kept, Writable};
 use super::{DIRECTORY, Engine, Error, LaunchError, Parts, ROOT, magic_link};
 use crate::engine::namespace;
 use crate::fuse;
+use crate::host::programs;
 use crate::sys::{descriptors, privileges, process};
 
 const PROGRAM: &str = "fuse-overlayfs";
 /// Where it is looked for besides the caller's `PATH`.
-const PLACES: &str = "/usr/local/bin:/usr/bin:/bin";
+const PLACES: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 /// Says that the process is where it should be.
 const READY: u8 = b'r';
 /// Says that the mount is there.
@@ -37,13 +37,8 @@ const REPORT_MAX: u64 = 2048;
 const KEPT: &str = "kept";
 
 /// The program, on the host.
-pub(super) fn find(path: Option<&OsString>) -> Option<PathBuf> {
-    let is_program = |file: &PathBuf| {
-        fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    };
-    let own: Vec<PathBuf> = path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
-    let directories = own.into_iter().filter(|path| path.is_absolute()).chain(std::env::split_paths(PLACES));
-    directories.map(|directory| directory.join(PROGRAM)).find(is_program)
+pub(crate) fn find() -> Option<PathBuf> {
+    programs::find(PROGRAM, &PLACES)
 }
 
 impl Engine<'_> {
