@@ -19,7 +19,6 @@ pub mod ids;
 pub mod image;
 pub mod inspect;
 pub mod instance;
-pub mod libraries;
 pub mod options;
 pub mod plan;
 #[cfg(test)]
@@ -30,3 +29,5 @@ pub mod spec;
 pub mod stored;
 pub mod sys;
 pub mod trace;
+
+pub use coracle_mpi_hooks::libraries;

@@ -2,5 +2,9 @@
 //!
 //! Pure: the environment is a value, and what comes back can be printed.
 
+pub mod files;
 pub mod fit;
+pub mod libraries;
+pub mod loader;
+pub mod mpi;
 pub mod starter;

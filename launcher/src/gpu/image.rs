@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::image::{Entry, Error, Located, Tree, locate};
 use crate::libraries::Abi;
 use crate::libraries::cache::{self, Cache};
-use crate::libraries::elf::{Elf, InImage};
+use crate::libraries::elf::{self, Elf, Source};
 
 /// glibc's library, by which an image that has it is known.
 const GLIBC: &str = "libc.so.6";
@@ -30,6 +31,18 @@ pub enum Libc {
     },
     /// None where it would be looked for: only static programs, or a loader in a place of its own.
     Unknown,
+}
+
+/// A regular file of an image. Its path has no symbolic links.
+struct InImage<'a> {
+    tree: &'a dyn Tree,
+    path: PathBuf,
+}
+
+impl Source for InImage<'_> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, elf::Error> {
+        Ok(self.tree.read_at(&self.path, offset, buffer).map_err(io::Error::other)?)
+    }
 }
 
 /// An image as its loader sees it.

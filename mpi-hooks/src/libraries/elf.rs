@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -18,7 +18,6 @@ use super::format::{
     p_type,
 };
 use super::{Abi, Class};
-use crate::image::{self, Tree};
 
 /// Program headers that are looked at; usual files have a dozen.
 const HEADERS_MAX: u16 = 128;
@@ -46,12 +45,9 @@ pub enum Error {
     /// It contradicts itself, or ends too early.
     #[error("damaged: its {0} cannot be read")]
     Damaged(&'static str),
-    /// The host's file cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// The image's file cannot be read.
-    #[error(transparent)]
-    Image(#[from] image::Error),
 }
 
 /// Where the bytes of a file come from.
@@ -86,20 +82,6 @@ impl Source for File {
             }
         }
         Ok(filled)
-    }
-}
-
-/// A regular file of an image. Its path has no symbolic links.
-pub struct InImage<'a> {
-    /// The image's files.
-    pub tree: &'a dyn Tree,
-    /// Absolute.
-    pub path: PathBuf,
-}
-
-impl Source for InImage<'_> {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
-        Ok(self.tree.read_at(&self.path, offset, buffer)?)
     }
 }
 
@@ -259,6 +241,7 @@ fn defines<S: Source + ?Sized>(
 /// A part of the file, and where it is in memory.
 struct Segment {
     kind: u32,
+    flags: u32,
     offset: u64,
     address: u64,
     size: u64,
@@ -329,6 +312,7 @@ impl Segment {
                 let header: Phdr32 = file.get(at, WHAT)?;
                 Self {
                     kind: header.p_type.get(),
+                    flags: header.p_flags.get(),
                     offset: header.p_offset.get().into(),
                     address: header.p_vaddr.get().into(),
                     size: header.p_filesz.get().into(),
@@ -338,6 +322,7 @@ impl Segment {
                 let header: Phdr64 = file.get(at, WHAT)?;
                 Self {
                     kind: header.p_type.get(),
+                    flags: header.p_flags.get(),
                     offset: header.p_offset.get(),
                     address: header.p_vaddr.get(),
                     size: header.p_filesz.get(),
@@ -448,5 +433,9 @@ impl<S: Source + ?Sized> Pages<'_, S> {
     }
 }
 
+mod symbols;
 #[cfg(test)]
 mod tests;
+mod texts;
+
+pub use symbols::{Symbol, Symbols};

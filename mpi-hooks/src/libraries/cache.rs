@@ -415,7 +415,7 @@ fn number(size: usize) -> u32 {
 
 /// The loader's order of names, in which it searches a cache from the greatest down: digits count as numbers, and come
 /// after all else.
-pub(crate) fn compare(one: &OsStr, other: &OsStr) -> Ordering {
+pub fn compare(one: &OsStr, other: &OsStr) -> Ordering {
     let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
     loop {
         let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();

@@ -7,7 +7,7 @@ pub mod cache;
 pub mod elf;
 mod format;
 
-pub(crate) use format::{Dyn64, Ehdr64, Phdr64, d_tag, p_type};
+pub use format::{Dyn64, Ehdr64, Phdr64, d_tag, p_type};
 
 use serde::{Deserialize, Serialize};
 
