@@ -1,0 +1,6 @@
+//! The host's MPI in containers: who starts ranks, what they need, and what fits together.
+//!
+//! Pure: the environment is a value, and what comes back can be printed.
+
+pub mod fit;
+pub mod starter;
