@@ -20,6 +20,7 @@ pub mod image;
 pub mod inspect;
 pub mod instance;
 pub mod libraries;
+pub mod mpi;
 pub mod options;
 pub mod plan;
 #[cfg(test)]
