@@ -298,9 +298,9 @@ impl Engine<'_> {
             Step::Capabilities(sets) => privileges::set(&self.without_trace(*sets))
                 .map_err(|cause| Error::Privileges { what: "the capability sets", cause: cause.into() }),
             // Last, since the steps before work with descriptors; those of the host's tree would lead out of the container.
-            Step::CloseDescriptors => {
+            Step::CloseDescriptors(kept) => {
                 trace::finish();
-                self.close()
+                self.close(kept)
             }
             // Nothing but execve(2) is left to do, which a filter has to allow. No privilege is needed after no_new_privs.
             Step::Filter(filter) => {
@@ -546,7 +546,7 @@ impl Engine<'_> {
     }
 
     /// Closes what is owned here first, so that no owner is left of a number that another file may get.
-    fn close(&mut self) -> Result<(), Error> {
+    fn close(&mut self, inherited: &[i32]) -> Result<(), Error> {
         self.sources.clear();
         self.images.clear();
         (self.root, self.proc, self.host) = (None, None, None);
@@ -556,8 +556,11 @@ impl Engine<'_> {
         // What it works with is closed below its owner, which therefore must never be dropped.
         std::mem::forget(self.ground.detached.clone());
         let kept = self.forked.iter().flat_map(fork::Forked::descriptors);
-        let kept: Vec<i32> =
-            kept.chain(self.ground.detached.iter().flat_map(|detached| detached.descriptors())).collect();
+        let kept: Vec<i32> = kept
+            .chain(self.ground.detached.iter().flat_map(|detached| detached.descriptors()))
+            // Not before all of ours are closed: one of them could have a number that was not inherited after all.
+            .chain(inherited.iter().copied().filter(|fd| descriptors::is_inherited_channel(*fd)))
+            .collect();
         descriptors::close_all_but(&kept).map_err(Error::Descriptors)
     }
 }

@@ -199,6 +199,7 @@ impl Launch {
         let disk = Disk::default();
         let mut composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
         gpu::launch::apply(&mut composed, &self.options, facts.tree, &host)?;
+        coracle::mpi::keep_descriptors(&mut composed.spec, &host.env);
         cdi::inject(&mut composed, &self.options, facts.tree, &host)?;
         spec::keep_forced(&mut composed.spec, &self.options, &host, &disk)?;
         trace::mark("plan");

@@ -19,6 +19,7 @@ pub mod ids;
 pub mod image;
 pub mod inspect;
 pub mod instance;
+pub mod mpi;
 pub mod options;
 pub mod plan;
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::ids::Ids;
 use crate::seccomp::{self, Filter};
 use crate::spec;
 
+mod descriptors;
 mod display;
 mod identity;
 mod isolation;
@@ -225,8 +226,8 @@ pub enum Step {
     NoNewPrivileges,
     /// Keep these capabilities alone.
     Capabilities(Capabilities),
-    /// Close all descriptors except the standard ones.
-    CloseDescriptors,
+    /// Close all descriptors except the standard ones, and those of these that were inherited and are sockets or pipes.
+    CloseDescriptors(Vec<i32>),
     /// Install a filter of system calls.
     Filter(Filter),
     /// Become the program.
@@ -320,7 +321,7 @@ impl Wanted {
             Step::ChangeDirectory { path: process.cwd().clone(), fallback },
             Step::NoNewPrivileges,
             Step::Capabilities(capabilities),
-            Step::CloseDescriptors,
+            Step::CloseDescriptors(descriptors::kept(annotations)?),
         ];
         last.extend(isolation::last(spec, program));
         let mut synthetic = Synthetic { directories: mounts.directories, files: mounts.files };

@@ -63,6 +63,8 @@ pub const INIT: &str = "org.coracle.init";
 pub const STAY: &str = "org.coracle.stay";
 /// Where to start when the working directory cannot be entered.
 pub const CWD_FALLBACK: &str = "org.coracle.cwd.fallback";
+/// Annotation: numbers of inherited descriptors that stay open if they are sockets or pipes, with commas between them.
+pub const DESCRIPTORS: &str = "org.coracle.descriptors";
 /// A filter of system calls besides the specification's, in the same form, which lets programs believe that they are root.
 pub const ROOT_FILTER: &str = "org.coracle.seccomp.root";
 /// Followed by an index: the argument's bytes in hexadecimal, when they are not UTF-8.

@@ -97,7 +97,10 @@ impl fmt::Display for Step {
                     unknown => write!(f, "; {unknown} names that are no calls here are left out"),
                 }
             }
-            Self::CloseDescriptors => f.write_str("close all descriptors except 0, 1 and 2"),
+            Self::CloseDescriptors(kept) => {
+                f.write_str("close all descriptors except 0, 1 and 2")?;
+                kept.iter().try_for_each(|kept| write!(f, ", and {kept} if it is a socket or a pipe"))
+            }
             Self::Execute { args, env } => {
                 write!(f, "execute")?;
                 args.iter().try_for_each(|arg| write!(f, " {}", Quoted(arg)))?;

@@ -175,7 +175,7 @@ mod tests {
             Step::Isolate(file),
             Step::DetachHost,
             Step::Capabilities(Default::default()),
-            Step::CloseDescriptors,
+            Step::CloseDescriptors(vec![]),
             Step::Isolate(Isolation::Init),
         ];
         let places: Vec<usize> = order.iter().map(position).collect();

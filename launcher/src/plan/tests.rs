@@ -83,7 +83,7 @@ fn security_steps_come_in_the_order_the_kernel_and_safety_demand() {
         Step::ChangeDirectory { path: "/w".into(), fallback: None },
         Step::NoNewPrivileges,
         Step::Capabilities(Capabilities::default()),
-        Step::CloseDescriptors,
+        Step::CloseDescriptors(vec![]),
         Step::Execute { args: vec!["prog".into(), "a b".into()], env: vec!["A=1".into()] },
     ];
     assert_eq!(steps, expected);
@@ -266,7 +266,7 @@ fn who_the_program_is_comes_from_the_specification() {
     let [
         ..,
         Step::Capabilities(sets),
-        Step::CloseDescriptors,
+        Step::CloseDescriptors(_),
         Step::Filter(_),
         Step::Filter(last),
         Step::Execute { .. },

@@ -44,6 +44,24 @@ pub fn has_close_range() -> io::Result<()> {
     close_range(RawFd::MAX - 1, RawFd::MAX)
 }
 
+/// Whether the number is that of a socket or a pipe that stays open at `execve(2)`, as only inherited ones do.
+///
+/// A directory is none, so that what stays open never leads out of the container.
+#[must_use]
+pub fn is_inherited_channel(fd: RawFd) -> bool {
+    // SAFETY: asks for the flags of a number, whoever has it.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+        return false;
+    }
+    // SAFETY: the number is open, and this thread, the only one, closes nothing before it is looked at.
+    let kind = rustix::fs::fstat(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) });
+    kind.is_ok_and(|status| {
+        let kind = rustix::fs::FileType::from_raw_mode(status.st_mode);
+        kind.is_socket() || kind.is_fifo()
+    })
+}
+
 /// The same before Linux 5.9, from the list that the kernel keeps.
 fn close_listed(keep: &[RawFd]) -> io::Result<()> {
     let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok();
@@ -79,6 +97,21 @@ mod tests {
         });
         let text = outcome.unwrap_err().to_string();
         assert!(text.ends_with(", 42))"), "{text}");
+    }
+
+    #[test]
+    fn only_inherited_sockets_and_pipes_are_channels() {
+        use rustix::io::{FdFlags, fcntl_setfd};
+        let (reader, _writer) = io::pipe().unwrap();
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let directory = fs::File::open("/").unwrap();
+        let all = [reader.as_raw_fd(), socket.as_raw_fd(), directory.as_raw_fd()];
+        assert_eq!(all.map(is_inherited_channel), [false; 3], "closed at execve");
+        fcntl_setfd(&reader, FdFlags::empty()).unwrap();
+        fcntl_setfd(&socket, FdFlags::empty()).unwrap();
+        fcntl_setfd(&directory, FdFlags::empty()).unwrap();
+        assert_eq!(all.map(is_inherited_channel), [true, true, false]);
+        assert!(!is_inherited_channel(RawFd::MAX) && !is_inherited_channel(-1));
     }
 
     #[test]

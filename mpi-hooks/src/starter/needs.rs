@@ -19,8 +19,9 @@ pub struct Needs {
 
 /// By prefix, besides the kind's own.
 const COMMON: [&str; 2] = ["PMIX_", "PMI_"];
-/// Variables whose value is a descriptor.
-const DESCRIPTORS: [&str; 2] = ["PMI_FD", "HYDI_CONTROL_FD"];
+/// Variables whose value is a descriptor that ranks use. `HYDI_CONTROL_FD` is of Hydra's proxies, which leave it open: no
+/// rank needs it.
+const DESCRIPTORS: [&str; 1] = ["PMI_FD"];
 /// Variables whose value is a directory.
 const DIRECTORIES: [&str; 6] = [
     "PMIX_SERVER_TMPDIR",
