@@ -94,6 +94,8 @@ pub enum Command {
     Cdi(Cdi),
     /// What a container would get of the host's GPU drivers
     Gpu(Gpu),
+    /// Which MPI libraries host and image have, and whether ranks find each other
+    Mpi(Mpi),
     /// Check whether this host can run images, and say what to change
     Doctor(Doctor),
     /// Print what would run, as an OCI runtime specification
@@ -262,6 +264,40 @@ pub struct Explain {
     pub json: bool,
     /// An image, as for exec
     pub image: PathBuf,
+}
+
+#[doc = concat!("`mpi`.")]
+#[derive(Debug, Args)]
+pub struct Mpi {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: MpiCommand,
+}
+
+#[doc = concat!("What can be done with MPI.")]
+#[derive(Debug, Subcommand)]
+pub enum MpiCommand {
+    /// Print the MPI libraries of host and image, which one a program uses, and whether its ranks would find each other
+    ///
+    /// Takes the options of a launch. Whether ranks find each other depends on who starts them, so start it as they are started:
+    /// srun --mpi=pmix -n2 coracle mpi explain IMAGE PROGRAM
+    #[command(override_usage = "coracle mpi explain [OPTIONS] IMAGE [PROGRAM]")]
+    Explain(ExplainMpi),
+}
+
+#[doc = concat!("`mpi explain`.")]
+#[derive(Debug, Args)]
+pub struct ExplainMpi {
+    /// How it would run.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// An image, as for exec
+    pub image: PathBuf,
+    /// A program, as for exec
+    pub program: Option<OsString>,
 }
 
 #[doc = concat!("`doctor`.")]

@@ -139,6 +139,7 @@ pub struct Config {
     default_profile: Option<String>,
     profiles: Profiles,
     cdi_dirs: Vec<PathBuf>,
+    mpi: Option<crate::options::Mpi>,
 }
 
 /// What one file adds to every launch.
@@ -190,7 +191,7 @@ impl Config {
             mounts,
             environment,
             gpu,
-            mpi: _,
+            mpi,
             compatibility,
             defaults,
             profiles,
@@ -210,6 +211,7 @@ impl Config {
         self.store.merge(store);
         self.registry.merge(registry, !of_site);
         self.images.merge(images);
+        self.mpi = mpi.default.or(self.mpi);
         self.cdi_dirs = gpu.cdi_dirs.unwrap_or_else(|| std::mem::take(&mut self.cdi_dirs));
         self.force_bind = mounts.force_bind.unwrap_or(self.force_bind);
         self.apptainer_variables = compatibility.apptainer_variables.unwrap_or(self.apptainer_variables);
@@ -400,7 +402,7 @@ mod tests {
             ("[environment]\nset = { \"A B\" = \"x\" }\n", "no name of a variable"),
             ("[environment]\nunset = [\"A=1\"]\n", "no name of a variable"),
             ("[gpu]\ndefault = \"nvidia\"\n", "does not bring the driver along"),
-            ("[mpi]\ndefault = \"host\"\n", "use container or off"),
+            ("[mpi]\ndefault = \"host\"\n", "use auto, container or off"),
             ("[compatibility]\napptainer = true\n", "apptainer-variables"),
             ("[profile.x]\nseccomp = \"f\"\n", "unknown field"),
             ("[profile.x]\nsecurity = \"selinux:f\"\n", "seccomp:FILE"),

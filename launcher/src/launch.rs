@@ -20,6 +20,7 @@ use coracle::host::{Disk, Foreseen, Host, Identification, Surroundings};
 use coracle::ids::Ids;
 use coracle::image::{self, ImageFile};
 use coracle::instance;
+use coracle::mpi;
 use coracle::options::{Options, Verb};
 use coracle::plan::{self, Step, Wanted, Way};
 use coracle::session::{ContainerKey, Fingerprint, Joined, Meeting, Remembered};
@@ -35,7 +36,7 @@ mod sessions;
 mod show;
 mod workdir;
 
-pub(super) use explain::explain;
+pub(super) use explain::{explain, explain_mpi};
 pub(super) use inside::InInstance;
 use look::{Looked, file};
 use sessions::Sessions;
@@ -199,7 +200,7 @@ impl Launch {
         let disk = Disk::default();
         let mut composed = spec::compose(facts, &self.verb, &self.options, &host, &disk)?;
         gpu::launch::apply(&mut composed, &self.options, facts.tree, &host)?;
-        coracle::mpi::keep_descriptors(&mut composed.spec, &host.env);
+        mpi::apply(&mut composed, &self.options, facts.tree, &host)?;
         cdi::inject(&mut composed, &self.options, facts.tree, &host)?;
         spec::keep_forced(&mut composed.spec, &self.options, &host, &disk)?;
         trace::mark("plan");

@@ -130,6 +130,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Inspect(arguments) => show_image(&arguments),
         Command::Completions(arguments) => complete(&arguments),
         Command::Gpu(cli::Gpu { command: cli::GpuCommand::Explain(arguments) }) => launch::explain(&arguments),
+        Command::Mpi(cli::Mpi { command: cli::MpiCommand::Explain(arguments) }) => launch::explain_mpi(&arguments),
         Command::Doctor(arguments) => {
             let report = Report::collect();
             print(|out| Ok(report.write(arguments.json, out)?))?;

@@ -1,44 +1,247 @@
-//! Ranks of MPI programs: what they keep of who starts them.
+//! Ranks of MPI programs: what they keep of who starts them, and whether they will find each other.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
 
-use coracle_mpi_hooks::starter;
-use oci_spec::runtime::Spec;
+use coracle_mpi_hooks::fit::{Fit, fit};
+use coracle_mpi_hooks::mpi::Mpi;
+use coracle_mpi_hooks::starter::{self, Starter};
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{Mount, Spec};
 
-use crate::spec;
+use crate::gpu::inject::Bind;
+use crate::gpu::launch::bind_mount;
+use crate::host::Host;
+use crate::image::{self, Tree};
+use crate::options::{self, Options};
+use crate::spec::{self, Composed, OPTIONAL};
 
-/// Has the descriptors stay open over which ranks speak to their starter, where there are several ranks.
-pub fn keep_descriptors(spec: &mut Spec, env: &[(OsString, OsString)]) {
+mod explain;
+mod shown;
+mod trap;
+mod uses;
+
+pub use explain::{Explained, explain};
+pub use uses::Uses;
+
+/// Variables that say which program of how many a starter starts begin with one of these: without any there is no starter.
+const TELLING: [&str; 6] = ["SLURM_PROCID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "FLUX_TASK_RANK"];
+
+/// Why ranks cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Each would take itself for the only one.
+    #[error(
+        "cannot start {}, rank {rank} of {size}: its ranks would not find each other, and each take itself for the only \
+         one (\"rank 0 of 1\"): {reason}; its MPI library is {library}; use {way_out}; --mpi=off starts it all the same", program.display()
+    )]
+    Singletons {
+        /// The program, as the image has it.
+        program: PathBuf,
+        /// This rank.
+        rank: u32,
+        /// All ranks.
+        size: u32,
+        /// The library.
+        library: String,
+        /// What is on either side.
+        reason: String,
+        /// What to do.
+        way_out: String,
+    },
+    /// Its `MPI_Init` would fail.
+    #[error(
+        "cannot start {}, rank {rank} of {size}: MPI_Init would fail: {reason}; its MPI library is {library}; use {way_out}; \
+         --mpi=off starts it all the same", program.display()
+    )]
+    Fails {
+        /// The program, as the image has it.
+        program: PathBuf,
+        /// This rank.
+        rank: u32,
+        /// All ranks.
+        size: u32,
+        /// The library.
+        library: String,
+        /// What is on either side.
+        reason: String,
+        /// What to do.
+        way_out: String,
+    },
+    /// The image is damaged.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// A library cannot be read.
+    #[error("cannot look for the MPI library of {}", program.display())]
+    Look {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The parts do not make a specification.
+    #[error("cannot compose the runtime specification")]
+    Spec(#[from] OciSpecError),
+}
+
+/// Who starts several ranks, of which this is one.
+#[must_use]
+pub fn starter(host: &Host) -> Option<Starter> {
     // Plain launches pay for no more than this.
-    if !env.iter().any(|(name, _)| name == "PMI_FD") {
-        return;
+    let told = |name: &std::ffi::OsString| name.to_str().is_some_and(|name| TELLING.contains(&name));
+    if !host.env.iter().any(|(name, _)| told(name)) {
+        return None;
     }
-    let variables = env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
-    let Some(starter) = starter::recognise(variables).filter(starter::Starter::has_several) else { return };
-    let numbers: Vec<String> = starter.needs.descriptors.iter().map(ToString::to_string).collect();
+    let variables = host.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+    starter::recognise(variables).filter(Starter::has_several)
+}
+
+/// Has ranks reach who started them, and refuses those that would not find each other.
+///
+/// # Errors
+/// When the ranks of a program that uses MPI could not work together.
+pub fn apply(composed: &mut Composed, options: &Options, tree: &dyn Tree, host: &Host) -> Result<(), Error> {
+    if options.mpi == options::Mpi::Off {
+        return Ok(());
+    }
+    let Some(starter) = starter(host) else { return Ok(()) };
+    wire(&mut composed.spec, &starter, host)?;
+    let (program, uses) = uses::remembered(&composed.spec, tree)?;
+    match judge(&starter, &uses, options.mpi, program)? {
+        Verdict::Start => {}
+        Verdict::Trap { warning, mpis } => {
+            // One rank says it for all.
+            if starter.rank == 0 {
+                composed.warnings.push(warning);
+            }
+            trap::set(&mut composed.spec, &mpis);
+        }
+    }
+    Ok(())
+}
+
+/// What is to be done about the ranks of a program.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Start,
+    /// Should the program come to use one of these, it is to fail.
+    Trap { warning: String, mpis: Vec<Mpi> },
+}
+
+fn judge(starter: &Starter, uses: &Uses, mode: options::Mpi, program: PathBuf) -> Result<Verdict, Error> {
+    let refuse = |mpi: &Mpi, fit: Fit, program: PathBuf| {
+        let (rank, size, library) = (starter.rank, starter.size, described(mpi));
+        match fit {
+            Fit::Singletons { reason, way_out } => {
+                Err(Error::Singletons { program, rank, size, library, reason, way_out })
+            }
+            Fit::Fails { reason, way_out } => Err(Error::Fails { program, rank, size, library, reason, way_out }),
+            Fit::Works | Fit::Unknown { .. } => Ok(Verdict::Start),
+        }
+    };
+    match uses {
+        Uses::Nothing => Ok(Verdict::Start),
+        Uses::Library(mpi) => refuse(mpi, fit(starter, mpi.speaks), program),
+        Uses::Perhaps(mpis) => {
+            let refused: Vec<(&Mpi, Fit)> =
+                mpis.iter().map(|mpi| (mpi, fit(starter, mpi.speaks))).filter(|(_, fit)| fit.is_refused()).collect();
+            match refused.into_iter().next() {
+                // Which of several it is, is not known; the others are caught.
+                Some((mpi, fit)) if mode == options::Mpi::Container && mpis.len() == 1 => refuse(mpi, fit, program),
+                Some((mpi, Fit::Singletons { reason, way_out } | Fit::Fails { reason, way_out })) => {
+                    let warning = format!(
+                        "the image has an MPI library whose ranks would not find each other: {}: {reason}; should {} use it, MPI_Init \
+                         fails; use {way_out} then; --mpi=off leaves all as it is",
+                        described(mpi),
+                        program.display()
+                    );
+                    let caught = |mpi: &&Mpi| matches!(fit_of(starter, mpi), Fit::Singletons { .. });
+                    Ok(Verdict::Trap { warning, mpis: mpis.iter().filter(caught).cloned().collect() })
+                }
+                _ => Ok(Verdict::Start),
+            }
+        }
+    }
+}
+
+fn fit_of(starter: &Starter, mpi: &Mpi) -> Fit {
+    fit(starter, mpi.speaks)
+}
+
+/// `Open MPI 4.1.4 (/usr/lib/libmpi.so.40)`
+fn described(mpi: &Mpi) -> String {
+    let version = mpi.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    format!("{}{version} ({})", mpi.family, mpi.path.display())
+}
+
+/// Keeps open, shows and passes what ranks need of their starter.
+fn wire(spec: &mut Spec, starter: &Starter, host: &Host) -> Result<(), Error> {
+    let needs = &starter.needs;
+    let numbers: Vec<String> = needs.descriptors.iter().map(ToString::to_string).collect();
+    let mut annotations: HashMap<String, String> = spec.annotations().clone().unwrap_or_default();
     if !numbers.is_empty() {
-        let annotations = spec.annotations_mut().get_or_insert_with(HashMap::new);
         annotations.insert(spec::DESCRIPTORS.to_owned(), numbers.join(","));
     }
+    let mut mounts: Vec<Mount> = spec.mounts().clone().unwrap_or_default();
+    let mut optional: Vec<String> =
+        annotations.get(OPTIONAL).map(|lines| lines.lines().map(str::to_owned).collect()).unwrap_or_default();
+    for directory in needs.directories.iter().filter(|directory| !spec::shows(spec, directory) && directory.is_dir()) {
+        let (source, destination) = (directory.clone(), directory.clone());
+        mounts.push(bind_mount(&Bind { source, destination, device: false, writable: true })?);
+        optional.push(directory.display().to_string());
+    }
+    if !optional.is_empty() {
+        annotations.insert(OPTIONAL.to_owned(), optional.join("\n"));
+    }
+    if !annotations.is_empty() {
+        spec.set_annotations(Some(annotations));
+    }
+    spec.set_mounts(Some(mounts));
+    pass_variables(spec, &needs.variables, host);
+    Ok(())
 }
+
+/// Even where the caller's environment is not passed.
+fn pass_variables(spec: &mut Spec, names: &[String], host: &Host) {
+    let Some(process) = spec.process_mut() else { return };
+    let mut env = process.env().clone().unwrap_or_default();
+    let there: HashSet<&str> = env.iter().filter_map(|one| Some(one.split_once('=')?.0)).collect();
+    let lacks = |name: &&String| !there.contains(name.as_str());
+    let value = |name: &String| {
+        let (_, value) = host.env.iter().find(|(one, _)| one.to_str() == Some(name))?;
+        Some(format!("{name}={}", value.to_str()?))
+    };
+    let more: Vec<String> = names.iter().filter(lacks).filter_map(value).collect();
+    env.extend(more);
+    process.set_env(Some(env));
+}
+
+/// The value of a variable of the container.
+fn variable<'s>(spec: &'s Spec, name: &str) -> Option<&'s str> {
+    let env = spec.process().as_ref()?.env().as_ref()?;
+    env.iter().find_map(|one| one.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Where the program is, as the container's search path says.
+fn program(spec: &Spec, files: &dyn coracle_mpi_hooks::files::Files) -> io::Result<Option<PathBuf>> {
+    let process = spec.process().as_ref();
+    let Some(name) = process.and_then(|process| process.args().as_ref()?.first()) else { return Ok(None) };
+    if name.contains('/') {
+        let cwd = process.map(|process| process.cwd().clone()).unwrap_or_default();
+        return Ok(Some(cwd.join(name)));
+    }
+    for directory in std::env::split_paths(variable(spec, "PATH").unwrap_or_default()) {
+        let path = directory.join(name);
+        if coracle_mpi_hooks::files::file(files, &path)?.is_some() {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kept(env: &[(&str, &str)]) -> Option<String> {
-        let env: Vec<_> = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-        let mut spec = Spec::default();
-        keep_descriptors(&mut spec, &env);
-        spec.annotations().as_ref().and_then(|all| all.get(spec::DESCRIPTORS)).cloned()
-    }
-
-    #[test]
-    fn descriptors_stay_open_for_several_ranks_alone() {
-        let hydra = |size| [("PMI_FD", "8"), ("PMI_RANK", "0"), ("PMI_SIZE", size), ("MPI_LOCALNRANKS", size)];
-        assert_eq!(kept(&hydra("2")).as_deref(), Some("8"));
-        assert_eq!(kept(&hydra("1")), None);
-        assert_eq!(kept(&[("PMI_FD", "8")]), None, "nobody is known to have started this");
-    }
-}
+mod tests;

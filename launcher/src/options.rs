@@ -220,6 +220,20 @@ pub enum DefaultMount {
     Path(PathBuf),
 }
 
+/// What is done for ranks of MPI programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mpi {
+    /// Nobody said: as [`Mpi::Auto`].
+    #[default]
+    Unsaid,
+    /// Where several ranks are started, they reach their starter, and those that would not find each other are not started.
+    Auto,
+    /// The same, for a program that is known to use the image's MPI.
+    Container,
+    /// Nothing is looked at.
+    Off,
+}
+
 /// Options of everything that runs a program in an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -269,6 +283,8 @@ pub struct Options {
     pub seccomp: Option<PathBuf>,
     /// GPU drivers of the host.
     pub gpu: Gpu,
+    /// What is done for ranks of MPI programs.
+    pub mpi: Mpi,
     /// Devices by their CDI names.
     pub devices: Vec<Name>,
     /// Directories of CDI files besides the standard ones; what is in later ones counts.

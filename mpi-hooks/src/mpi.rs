@@ -1,6 +1,7 @@
 //! Which MPI libraries a host or an image has, as their files tell.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,7 @@ pub const FORTRAN: [&str; 6] = [
     "libmpi_abi_fortran.so.1",
 ];
 /// Variables of modules that name where an MPI is installed.
-const PREFIX_VARIABLES: [&str; 8] = [
+pub const PREFIX_VARIABLES: [&str; 8] = [
     "MPI_HOME",
     "MPI_ROOT",
     "MPICH_DIR",
@@ -89,13 +90,35 @@ pub enum Family {
     Unknown,
 }
 
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenMpi => "Open MPI",
+            Self::Mpich => "MPICH",
+            Self::Intel => "Intel MPI",
+            Self::Mvapich => "MVAPICH",
+            Self::Cray => "HPE Cray MPICH",
+            Self::Unknown => "an MPI library of a kind that is not known",
+        })
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mpich => "MPICH ABI",
+            Self::OpenMpi => "Open MPI",
+            Self::Standard => "MPI standard ABI",
+        })
+    }
+}
+
 /// An MPI library.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mpi {
     /// Whose.
     pub family: Family,
     /// As the library itself says.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// For which programs.
     pub interface: Interface,

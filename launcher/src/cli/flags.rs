@@ -8,7 +8,7 @@ use clap::Args;
 use super::accepted::Accepted;
 use super::{Pull, parse, units};
 use crate::gpu::table::Vendor;
-use crate::options::{Capabilities, Home, Layer, Missing, Namespaces, Options};
+use crate::options::{Capabilities, Home, Layer, Missing, Mpi, Namespaces, Options};
 
 #[doc = concat!("Options of everything that runs a program in an image.")]
 #[derive(Debug, Default, Args)]
@@ -64,7 +64,7 @@ pub struct Flags {
     /// comma separates several
     #[arg(long, value_name = "WHICH", help_heading = "GPU and MPI")]
     pub gpu: Vec<OsString>,
-    /// Which MPI the program uses: container or off
+    /// What is done for ranks of MPI programs: auto, container for the image's MPI, or off
     #[arg(long, value_name = "WHICH", help_heading = "GPU and MPI", conflicts_with = "no_mpi")]
     pub mpi: Option<String>,
     /// Leave the container's MPI alone, as --mpi=off
@@ -261,10 +261,11 @@ impl Flags {
         for value in &self.gpu {
             parse::gpu(value, &mut options.gpu)?;
         }
-        match self.mpi.as_deref() {
-            None | Some("container" | "off") => {}
-            Some(other) => return Err(parse::Error::Mpi { value: other.to_owned() }),
-        }
+        options.mpi = match self.mpi.as_deref() {
+            None if self.no_mpi => Mpi::Off,
+            None => Mpi::Unsaid,
+            Some(value) => parse::mpi(value)?,
+        };
         if let Some(other) = self.network.as_deref().filter(|network| *network != "none") {
             return Err(parse::Error::Network { value: other.to_owned() });
         }

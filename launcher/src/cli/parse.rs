@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::cdi::Name;
 use crate::gpu::table::Vendor;
-use crate::options::{Gpu, Missing};
+use crate::options::{Gpu, Missing, Mpi};
 
 mod capabilities;
 mod compression;
@@ -90,6 +90,19 @@ pub fn gpu(value: &OsStr, gpu: &mut Gpu) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Parses what is done for ranks of MPI programs.
+///
+/// # Errors
+/// [`Error::Mpi`]
+pub fn mpi(value: &str) -> Result<Mpi, Error> {
+    match value {
+        "auto" => Ok(Mpi::Auto),
+        "container" => Ok(Mpi::Container),
+        "off" => Ok(Mpi::Off),
+        _ => Err(Error::Mpi { value: value.to_owned() }),
+    }
 }
 
 /// Checks a host name.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::expand::{anything, expand, expand_part};
 use super::{Images, Profile, Registry};
 use crate::cli::parse;
-use crate::options::EnvSetting;
+use crate::options::{self, EnvSetting};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -142,12 +142,12 @@ pub(super) struct Gpu {
     pub(super) cdi_dirs: Option<Vec<PathBuf>>,
 }
 
-/// The host's MPI is not brought along, so that both values mean the same.
+/// What is done for ranks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Mpi {
-    #[serde(deserialize_with = "no_host_mpi")]
-    default: Option<String>,
+    #[serde(deserialize_with = "mpi")]
+    pub(super) default: Option<options::Mpi>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -173,12 +173,8 @@ fn no_driver<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Er
     }
 }
 
-fn no_host_mpi<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    let value = String::deserialize(from)?;
-    match value.as_str() {
-        "off" | "container" => Ok(Some(value)),
-        _ => Err(de::Error::custom(parse::Error::Mpi { value })),
-    }
+fn mpi<'de, D: Deserializer<'de>>(from: D) -> Result<Option<options::Mpi>, D::Error> {
+    parse::mpi(&String::deserialize(from)?).map(Some).map_err(de::Error::custom)
 }
 
 /// Texts of which each parses, whatever its variables are.

@@ -26,7 +26,7 @@ pub const KEYS: &[(&str, Option<&str>)] = &[
     ("mounts.bind", None),
     ("mounts.force-bind", Some("false")),
     ("mounts.no-mount", None),
-    ("mpi.default", Some("\"off\"")),
+    ("mpi.default", Some("\"auto\"")),
     ("profile.*.bind", None),
     ("profile.*.cleanenv", None),
     ("profile.*.compat", None),

@@ -202,7 +202,7 @@ pub fn edit(composed: &mut Composed, injection: &Injection, seen: &Seen) -> Resu
         if !is_below(&bind.destination, Path::new("/.coracle")) {
             optional.push(bind.destination.display().to_string());
         }
-        mounts.push(mount(bind)?);
+        mounts.push(bind_mount(bind)?);
     }
     for (path, target) in &injection.links {
         annotations.insert(format!("{LINK}{}", path.display()), target.display().to_string());
@@ -230,7 +230,8 @@ fn is_shown(mounts: &[Mount], bind: &Bind) -> bool {
     here && bind.source == bind.destination
 }
 
-fn mount(bind: &Bind) -> Result<Mount, OciSpecError> {
+/// The mount that shows something of the host.
+pub(crate) fn bind_mount(bind: &Bind) -> Result<Mount, OciSpecError> {
     let access = if bind.writable { "rw" } else { "ro" };
     let mut options = vec!["rbind", "rslave", access, "nosuid"];
     if bind.device {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, open, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, open, openat, readlinkat, statat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::tree::READ_MAX;
@@ -151,6 +151,25 @@ impl Tree for Directory {
             }
         }
         Ok(filled)
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |parent: BorrowedFd<'_>, name: &OsStr| {
+            let name = if name.is_empty() { OsStr::new(".") } else { name };
+            openat(parent, name, flags, Mode::empty())
+        };
+        let Some(directory) = self.look(path, open)? else { return Ok(Vec::new()) };
+        let failed = |cause: Errno| Error::Open { path: self.path.clone(), cause: cause.into() };
+        let mut names = Vec::new();
+        for entry in Dir::new(directory).map_err(failed)? {
+            let name = OsString::from_vec(entry.map_err(failed)?.file_name().to_bytes().to_vec());
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A trait, so that the deciding code is tested on trees in memory.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -56,6 +56,12 @@ pub trait Tree {
         buffer.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
         Ok(rest.len().min(buffer.len()))
     }
+
+    /// Names in the directory at such a path, sorted; none when there is no such directory.
+    ///
+    /// # Errors
+    /// When the image is damaged there.
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, Error>;
 
     /// What an earlier launch concluded about `subject` from this tree and the host, in whatever form it chose.
     fn note(&self, _subject: &str) -> Option<&[u8]> {
@@ -141,7 +147,7 @@ impl Tree for ImageFile {
             Kind::File { .. } => Entry::File { executable: inode.mode & 0o111 != 0 },
             Kind::Symlink { .. } => {
                 let target = self.image.read_link(&inode).map_err(damaged)?;
-                Entry::Link(PathBuf::from(std::ffi::OsString::from_vec(target)))
+                Entry::Link(PathBuf::from(OsString::from_vec(target)))
             }
             _ => Entry::Special,
         }))
@@ -168,6 +174,14 @@ impl Tree for ImageFile {
             return Ok(0);
         }
         self.image.read(&inode, offset, buffer).map_err(damaged)
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
+        let damaged = |cause| Error::Squashfs { path: self.path.clone(), cause };
+        let inode = self.image.resolve(path.as_os_str().as_bytes()).map_err(damaged)?;
+        let Some(inode) = inode.filter(|inode| matches!(inode.kind, Kind::Directory { .. })) else { return Ok(Vec::new()) };
+        let entries = self.image.read_dir(&inode).map_err(damaged)?;
+        entries.map(|entry| Ok(OsString::from_vec(entry.map_err(damaged)?.name.to_vec()))).collect()
     }
 }
 
@@ -213,6 +227,11 @@ impl Tree for Fake {
 
     fn content(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.0.get(path).map(|(_, content)| content.clone()))
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
+        let below = self.0.keys().filter(|other| other.parent() == Some(path));
+        Ok(below.filter_map(|other| other.file_name()).map(OsStr::to_owned).collect())
     }
 }
 

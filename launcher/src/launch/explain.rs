@@ -1,9 +1,10 @@
-//! `gpu explain`.
+//! `gpu explain` and `mpi explain`.
 
 use coracle::cli;
 use coracle::exit::Exit;
 use coracle::gpu;
 use coracle::host::{Disk, Host};
+use coracle::mpi;
 use coracle::options::{Gpu, Verb};
 use coracle::spec;
 
@@ -26,6 +27,25 @@ pub(crate) fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     let composed = spec::compose(&facts, &verb, &options, &host, &Disk::default())?;
     let root = gpu::discover::Root::host();
     let explained = gpu::explain::explain(&root, &composed.spec, &options, facts.tree, &host)?;
+    print(|out| {
+        let written = if arguments.json { explained.write_json(out) } else { explained.write(out) };
+        Ok(written?)
+    })?;
+    Ok(if explained.works() { Exit::Success } else { Exit::Failure })
+}
+
+/// Says which MPI libraries there are, and what a launch of a program would make of them.
+pub(crate) fn explain_mpi(arguments: &cli::ExplainMpi) -> anyhow::Result<Exit> {
+    let config = settings()?;
+    let program = arguments.program.clone();
+    let verb = Verb::Exec(vec![program.clone().unwrap_or("true".into())]);
+    let ready = ready(&arguments.flags, arguments.image.clone(), verb, &config)?;
+    let tree = Looked::open(&ready.image, &ready.path, Some(&config.images))?;
+    let Launch { path, verb, options, caller, around, .. } = ready.launch(&config)?;
+    let host = Host::new(around, caller.ids, None);
+    let facts = tree.facts(&path);
+    let composed = spec::compose(&facts, &verb, &options, &host, &Disk::default())?;
+    let explained = mpi::explain(&composed, program.is_some(), facts.tree, &host)?;
     print(|out| {
         let written = if arguments.json { explained.write_json(out) } else { explained.write(out) };
         Ok(written?)

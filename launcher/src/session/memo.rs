@@ -170,6 +170,11 @@ impl Tree for Remembered {
     fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<usize, Error> {
         self.image()?.read_at(path, offset, buffer)
     }
+
+    /// As for parts of files.
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
+        self.image()?.names(path)
+    }
 }
 
 #[cfg(test)]

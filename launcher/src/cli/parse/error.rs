@@ -147,7 +147,7 @@ pub enum Error {
         value: OsString,
     },
     /// A choice of MPI that this version does not have.
-    #[error("mpi {value:?}: use container or off; this version does not bring the host's MPI into the container")]
+    #[error("mpi {value:?}: use auto, container or off; this version does not bring the host's MPI into the container")]
     Mpi {
         /// As given.
         value: String,

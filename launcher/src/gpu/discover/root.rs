@@ -1,5 +1,6 @@
 //! A directory that is looked at as if it were the root, so that all of discovery runs on made-up trees.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -88,5 +89,9 @@ impl Tree for Root {
 
     fn content(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Ok(fs::read(self.at(path)).ok())
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
+        Ok(self.list(path).into_iter().map(OsString::from).collect())
     }
 }
