@@ -183,19 +183,8 @@ impl Config {
 
     /// Takes in a file that counts more.
     fn merge(&mut self, path: PathBuf, of_site: bool, text: &str, file: File) -> Result<(), Error> {
-        let File {
-            session,
-            store,
-            registry,
-            images,
-            mounts,
-            environment,
-            gpu,
-            mpi,
-            compatibility,
-            defaults,
-            profiles,
-        } = file;
+        let File { session, store, registry, images, mounts, environment, gpu, mpi, compatibility, defaults, profiles } =
+            file;
         for (key, set) in [("images", images.is_set()), ("mounts.force-bind", mounts.force_bind.is_some())] {
             if set && !of_site {
                 return Err(Error::SiteOnly { line: show::line_of_key(text, key), path, key });

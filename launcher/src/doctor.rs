@@ -18,7 +18,6 @@ mod groups;
 mod identity;
 mod kernel;
 mod limits;
-mod loader;
 mod mounts;
 mod namespaces;
 mod places;

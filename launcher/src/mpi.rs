@@ -26,7 +26,8 @@ pub use explain::{Explained, explain};
 pub use uses::Uses;
 
 /// Variables that say which program of how many a starter starts begin with one of these: without any there is no starter.
-const TELLING: [&str; 6] = ["SLURM_PROCID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "FLUX_TASK_RANK"];
+const TELLING: [&str; 6] =
+    ["SLURM_PROCID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "FLUX_TASK_RANK"];
 
 /// Why ranks cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -128,12 +129,15 @@ pub fn apply(composed: &mut Composed, options: &Options, tree: &dyn Tree, host: 
 enum Verdict {
     Start,
     /// Should the program come to use one of these, it is to fail.
-    Trap { warning: String, mpis: Vec<Mpi> },
+    Trap {
+        warning: String,
+        mpis: Vec<Mpi>,
+    },
 }
 
 fn judge(starter: &Starter, uses: &Uses, mode: options::Mpi, program: PathBuf) -> Result<Verdict, Error> {
     let refuse = |mpi: &Mpi, fit: Fit, program: PathBuf| {
-        let (rank, size, library) = (starter.rank, starter.size, described(mpi));
+        let (rank, size, library) = (starter.rank, starter.size, mpi.to_string());
         match fit {
             Fit::Singletons { reason, way_out } => {
                 Err(Error::Singletons { program, rank, size, library, reason, way_out })
@@ -155,7 +159,7 @@ fn judge(starter: &Starter, uses: &Uses, mode: options::Mpi, program: PathBuf) -
                     let warning = format!(
                         "the image has an MPI library whose ranks would not find each other: {}: {reason}; should {} use it, MPI_Init \
                          fails; use {way_out} then; --mpi=off leaves all as it is",
-                        described(mpi),
+                        mpi,
                         program.display()
                     );
                     let caught = |mpi: &&Mpi| matches!(fit_of(starter, mpi), Fit::Singletons { .. });
@@ -169,12 +173,6 @@ fn judge(starter: &Starter, uses: &Uses, mode: options::Mpi, program: PathBuf) -
 
 fn fit_of(starter: &Starter, mpi: &Mpi) -> Fit {
     fit(starter, mpi.speaks)
-}
-
-/// `Open MPI 4.1.4 (/usr/lib/libmpi.so.40)`
-fn described(mpi: &Mpi) -> String {
-    let version = mpi.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
-    format!("{}{version} ({})", mpi.family, mpi.path.display())
 }
 
 /// Keeps open, shows and passes what ranks need of their starter.
@@ -241,7 +239,6 @@ fn program(spec: &Spec, files: &dyn coracle_mpi_hooks::files::Files) -> io::Resu
     }
     Ok(None)
 }
-
 
 #[cfg(test)]
 mod tests;

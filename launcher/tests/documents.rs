@@ -137,7 +137,7 @@ fn source() -> String {
         }
     }
     let mut text = String::new();
-    for member in ["launcher", "converter", "squashfs"] {
+    for member in ["launcher", "converter", "squashfs", "mpi-hooks"] {
         add(&workspace().join(member).join("src"), &mut text);
     }
     let mut joined = String::new();

@@ -1,7 +1,8 @@
 //! Who can be started by whom: what a starter offers against what an MPI library speaks.
 //!
 //! A library that does not find its starter does not fail, as a rule: it takes itself for the only rank there is. So this
-//! is asked before anything starts. Each row was measured with two ranks that call `MPI_Init` and say their number.
+//! is asked before anything starts. Rows of Open MPI 4.1 and 5.0, MPICH 4.0 and 5.0 under their `mpirun`s and Slurm 22.05 were measured
+//! with two ranks that call `MPI_Init` and say their number; the others follow from what the protocols are.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ mod tests;
 
 /// What an MPI library speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Speaks {
     /// Open MPI 4 and older: PMIx, and of Open MPI's starters only its own.
     OpenMpi4,
@@ -34,6 +36,7 @@ pub enum Speaks {
 
 /// What becomes of ranks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fit {
     /// All find each other.
     Works,
@@ -94,7 +97,7 @@ fn end(starter: &Starter, speaks: Speaks) -> End {
     match (speaks, starter.protocol) {
         (Speaks::Unknown, Protocol::None) => End::Singletons,
         (Speaks::Unknown, _) => End::Unknown,
-        // It takes PRRTE for no starter of its own. Where its own variables are set besides, it fails instead.
+        // It takes PRRTE for no starter of its own; with the variables that mpirun of Open MPI 5 sets, it fails instead.
         (Speaks::OpenMpi4, Protocol::Pmix) if starter.kind == Kind::Prrte => End::Singletons,
         (Speaks::OpenMpi4 | Speaks::OpenMpi5, Protocol::Pmix) => End::Works,
         // It knows that Slurm started it, and wants PMIx of it.

@@ -32,13 +32,13 @@ pub const NAMES: [(&str, Interface); 8] = [
     ("libmpi_gnu_91.so.12", Interface::Mpich),
 ];
 /// Libraries for Fortran's programs, beside those.
-pub const FORTRAN: [&str; 6] = [
-    "libmpifort.so.12",
-    "libmpichfort.so.12",
-    "libmpi_mpifh.so.40",
-    "libmpi_usempif08.so.40",
-    "libmpi_usempi_ignore_tkr.so.40",
-    "libmpi_abi_fortran.so.1",
+pub const FORTRAN: [(&str, Interface); 6] = [
+    ("libmpifort.so.12", Interface::Mpich),
+    ("libmpichfort.so.12", Interface::Mpich),
+    ("libmpi_mpifh.so.40", Interface::OpenMpi),
+    ("libmpi_usempif08.so.40", Interface::OpenMpi),
+    ("libmpi_usempi_ignore_tkr.so.40", Interface::OpenMpi),
+    ("libmpi_abi_fortran.so.1", Interface::Standard),
 ];
 /// Variables of modules that name where an MPI is installed.
 pub const PREFIX_VARIABLES: [&str; 8] = [
@@ -130,6 +130,14 @@ pub struct Mpi {
     pub fortran: Vec<String>,
     /// How it finds other ranks.
     pub speaks: Speaks,
+}
+
+/// `Open MPI 4.1.4 (/usr/lib/libmpi.so.40)`
+impl fmt::Display for Mpi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+        write!(f, "{}{version} ({})", self.family, self.path.display())
+    }
 }
 
 /// Where to look.

@@ -21,6 +21,7 @@ const PREFIXES: [&str; 12] =
 
 /// What starts ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// `srun`.
     Slurm,
@@ -38,6 +39,7 @@ pub enum Kind {
 
 /// How ranks find each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// A server that each rank connects to.
     Pmix,

@@ -121,7 +121,7 @@ pub fn apply(config: &Config, env: &[(OsString, OsString)], asked: Asked<'_>) ->
     // The caller's directories of CDI files count before the site's.
     settled.options.cdi_dirs.splice(0..0, config.cdi_dirs().iter().cloned());
     if settled.options.mpi == Mpi::Unsaid {
-        settled.options.mpi = config.mpi.unwrap_or(Mpi::Auto);
+        settled.options.mpi = config.mpi.unwrap_or_default();
     }
     config.images.check_options(&settled.options)?;
     Ok(settled)

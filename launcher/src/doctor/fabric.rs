@@ -3,20 +3,14 @@
 use std::fs;
 use std::path::Path;
 
+use coracle_mpi_hooks::files::HostFiles;
+use coracle_mpi_hooks::libraries::Abi;
+use coracle_mpi_hooks::mpi::{self, Search};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Check;
 use super::limits::Limit;
-use super::loader::libraries;
 
-/// What tells one MPI's binary interface from another's.
-const INTERFACES: [(&str, &str); 5] = [
-    ("libmpi.so.12", "MPICH ABI"),
-    ("libmpi.so.40", "Open MPI 4 and 5"),
-    ("libmpi.so.20", "Open MPI 2 and 3"),
-    ("libmpi_abi.so.0", "MPI standard ABI"),
-    ("libmpi_abi.so.1", "MPI standard ABI"),
-];
 /// Locked memory below which registering buffers with a network card fails.
 const LOCKED_LOW: u64 = 1 << 30;
 
@@ -28,18 +22,14 @@ pub(super) fn check() -> Vec<Check> {
 }
 
 fn mpi() -> Check {
-    let cached = libraries(&fs::read("/etc/ld.so.cache").unwrap_or_default());
-    let mut found = Vec::new();
-    for (name, interface) in INTERFACES {
-        let paths = cached.iter().filter(|(library, _)| library == name).map(|(_, path)| path.clone());
-        let folders = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-        let loaded = std::env::split_paths(&folders).filter(|folder| folder.is_absolute());
-        let loaded = loaded.map(|folder| folder.join(name)).filter(|path| path.exists());
-        let all = paths.chain(loaded).collect::<std::collections::BTreeSet<_>>();
-        found.extend(all.into_iter().map(|path| format!("{} ({interface})", path.display())));
-    }
+    let variables: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let value = |name: &str| variables.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str());
+    let found = mpi::find(&HostFiles::new("/"), &Search::of(Abi::OWN, value)).unwrap_or_default();
+    let found: Vec<String> = found.iter().map(|mpi| format!("{mpi} for {}", mpi.interface)).collect();
     let found = if found.is_empty() { "none on the host".to_owned() } else { found.join(", ") };
-    Check::ok("MPI", format!("{found}; programs use that of their image: this version does not exchange it"))
+    Check::ok("MPI", format!("{found}; programs use that of their image, see coracle mpi explain"))
 }
 
 /// Devices of fast networks.

@@ -179,7 +179,9 @@ impl Tree for ImageFile {
     fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
         let damaged = |cause| Error::Squashfs { path: self.path.clone(), cause };
         let inode = self.image.resolve(path.as_os_str().as_bytes()).map_err(damaged)?;
-        let Some(inode) = inode.filter(|inode| matches!(inode.kind, Kind::Directory { .. })) else { return Ok(Vec::new()) };
+        let Some(inode) = inode.filter(|inode| matches!(inode.kind, Kind::Directory { .. })) else {
+            return Ok(Vec::new());
+        };
         let entries = self.image.read_dir(&inode).map_err(damaged)?;
         entries.map(|entry| Ok(OsString::from_vec(entry.map_err(damaged)?.name.to_vec()))).collect()
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::shown::Shown;
 use super::uses::{self, Uses};
-use super::{Error, Verdict, described, judge, starter};
+use super::{Error, Verdict, judge, starter};
 use crate::host::Host;
 use crate::image::Tree;
 use crate::options;
@@ -103,14 +103,14 @@ impl Explained {
             writeln!(out, "MPI libraries of the {whose}:")?;
             for mpi in mpis {
                 let fortran = if mpi.fortran.is_empty() { "" } else { ", with Fortran's" };
-                writeln!(out, "  {}, for programs that need {} ({}){fortran}", described(mpi), mpi.soname, mpi.interface)?;
+                writeln!(out, "  {}, for programs that need {} ({}){fortran}", mpi, mpi.soname, mpi.interface)?;
             }
         }
         if let (Some(program), Some(uses)) = (&self.program, &self.uses) {
             let program = program.display();
             match uses {
                 Uses::Nothing => writeln!(out, "{program} uses no MPI library.")?,
-                Uses::Library(mpi) => writeln!(out, "{program} uses {}.", described(mpi))?,
+                Uses::Library(mpi) => writeln!(out, "{program} uses {}.", mpi)?,
                 Uses::Perhaps(_) => writeln!(out, "{program} can start or load any program or library of the image.")?,
             }
         }

@@ -18,14 +18,15 @@ use crate::session::Fingerprint;
 const NOTE: &str = "mpi";
 /// Programs that start others, or load libraries at will. Versions and such may follow the name: `python3.11`.
 const OPEN_ENDED: [&str; 27] = [
-    "R", "Rscript", "ash", "bash", "busybox", "conda", "csh", "dash", "env", "fish", "gdb", "java", "julia", "ksh", "lua", "nice", "node",
-    "numactl", "octave", "perl", "python", "ruby", "sh", "strace", "taskset", "time", "zsh",
+    "R", "Rscript", "ash", "bash", "busybox", "conda", "csh", "dash", "env", "fish", "gdb", "java", "julia", "ksh",
+    "lua", "nice", "node", "numactl", "octave", "perl", "python", "ruby", "sh", "strace", "taskset", "time", "zsh",
 ];
 /// First bytes of what names its interpreter.
 const SCRIPT: &[u8] = b"#!";
 
 /// What a program uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Uses {
     /// No MPI library, as it is bound to none.
     Nothing,

@@ -52,7 +52,7 @@ pub fn identify(files: &dyn Files, path: &Path, abi: Abi) -> io::Result<Option<M
         (None, Family::OpenMpi) => open_mpi(files, path, &elf)?,
         (version, _) => version,
     };
-    let fortran = fortran(files, path)?;
+    let fortran = fortran(files, path, interface)?;
     Ok(Some(Mpi { family, version, interface, soname, path: path.to_path_buf(), fortran, speaks }))
 }
 
@@ -73,11 +73,11 @@ fn open_mpi(files: &dyn Files, path: &Path, elf: &Elf) -> io::Result<Option<Stri
 }
 
 /// Libraries of the same directory for Fortran's programs.
-fn fortran(files: &dyn Files, path: &Path) -> io::Result<Vec<String>> {
+fn fortran(files: &dyn Files, path: &Path, interface: Interface) -> io::Result<Vec<String>> {
     let beside = path.parent().unwrap_or(Path::new("/"));
     let mut there = Vec::new();
-    for name in FORTRAN {
-        if files::file(files, &beside.join(name))?.is_some() {
+    for (name, of) in FORTRAN {
+        if of == interface && files::file(files, &beside.join(name))?.is_some() {
             there.push(name.to_owned());
         }
     }
