@@ -36,6 +36,8 @@ use file::{Environment, File, Mounts};
 use profile::{Profile, Profiles};
 use trust::Owner;
 
+use crate::options::Gpu;
+
 /// The site's directory.
 const SITE: &str = "/etc/coracle";
 /// In the site's directory and in the user's.
@@ -140,6 +142,8 @@ pub struct Config {
     profiles: Profiles,
     cdi_dirs: Vec<PathBuf>,
     mpi: Option<crate::options::Mpi>,
+    /// Drivers of launches that say nothing about any.
+    gpu: Gpu,
 }
 
 /// What one file adds to every launch.
@@ -201,6 +205,7 @@ impl Config {
         self.registry.merge(registry, !of_site);
         self.images.merge(images);
         self.mpi = mpi.default.or(self.mpi);
+        self.gpu = gpu.default.unwrap_or_else(|| std::mem::take(&mut self.gpu));
         self.cdi_dirs = gpu.cdi_dirs.unwrap_or_else(|| std::mem::take(&mut self.cdi_dirs));
         self.force_bind = mounts.force_bind.unwrap_or(self.force_bind);
         self.apptainer_variables = compatibility.apptainer_variables.unwrap_or(self.apptainer_variables);
@@ -390,7 +395,7 @@ mod tests {
             ("[mounts]\nno-mount = [\"homes\"]\n", "no default mount"),
             ("[environment]\nset = { \"A B\" = \"x\" }\n", "no name of a variable"),
             ("[environment]\nunset = [\"A=1\"]\n", "no name of a variable"),
-            ("[gpu]\ndefault = \"nvidia\"\n", "does not bring the driver along"),
+            ("[gpu]\ndefault = \"all\"\n", "auto, off, nvidia"),
             ("[mpi]\ndefault = \"host\"\n", "use auto, container or off"),
             ("[compatibility]\napptainer = true\n", "apptainer-variables"),
             ("[profile.x]\nseccomp = \"f\"\n", "unknown field"),

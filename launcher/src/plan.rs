@@ -163,7 +163,7 @@ pub enum Step {
         /// The bits.
         mode: u32,
     },
-    /// Show a file that the server shows in another place as well.
+    /// Show a file or directory that the server shows in another place as well.
     BindShown {
         /// In the new root.
         source: PathBuf,

@@ -44,6 +44,8 @@ pub const IMAGE_OFFSET: &str = "org.coracle.image.offset";
 pub const FILE: &str = "org.coracle.file.";
 /// Followed by a path: the target of a symbolic link that is to be there.
 pub const LINK: &str = "org.coracle.link.";
+/// Followed by a path: a directory of symbolic links to be shown there, a line each: name, blank, target.
+pub const LINKS: &str = "org.coracle.links.";
 /// Followed by a path: the content of a file that is bound over what the mounts show there.
 pub const OVER: &str = "org.coracle.over.";
 /// Followed by a path: the same, its bytes in hexadecimal.

@@ -282,7 +282,10 @@ fn amd_and_intel_are_known_by_their_numbers() {
         coracle_tests::gpu_tree::ldconfig(image.root(), "new");
         decided(std::slice::from_ref(&intel), image.root()).unwrap()
     };
-    let with = |injection: &Injection, name: &str| injection.binds.iter().any(|bind| bind.destination.ends_with(name));
+    let with = |injection: &Injection, name: &str| {
+        let bound = injection.binds.iter().any(|bind| bind.destination.ends_with(name));
+        bound || injection.library(LIBRARIES, name).is_some()
+    };
     let host = decide(&image);
     assert!(with(&host, "libze_intel_gpu.so.1") && with(&host, "libigdgmm.so.12") && with(&host, "intel.icd"));
     Library::new("libigdgmm.so.12").make(&image.root().join("usr/lib/x86_64-linux-gnu/libigdgmm.so.12"));
@@ -333,9 +336,15 @@ fn the_image_keeps_its_own_and_the_driver_its_versions() {
     assert_eq!(told(&injection, "libcuda.so"), ours("libcuda.so"), "under the name for linking, too");
     assert_eq!(told(&injection, "libOpenCL.so.1"), [Path::new("/lib/x86_64-linux-gnu/libOpenCL.so.1")]);
     assert_eq!(told(&injection, "libstdc++.so.6"), [Path::new("/lib/x86_64-linux-gnu/libstdc++.so.6")]);
-    let bound = |name: &str| injection.binds.iter().find(|bind| bind.destination == Path::new(LIBRARIES).join(name));
-    assert!(bound("libcuda.so.1").unwrap().source.ends_with("nvidia/current/libcuda.so.550.54.15"));
-    assert!(bound("libOpenCL.so.1").is_none());
+    let file = Path::new("/usr/lib/x86_64-linux-gnu/nvidia/current/libcuda.so.550.54.15");
+    assert_eq!(injection.library(LIBRARIES, "libcuda.so.1").as_deref(), Some(file));
+    assert_eq!(injection.library(LIBRARIES, "libcuda.so").as_deref(), Some(file));
+    assert_eq!(injection.library(LIBRARIES, "libOpenCL.so.1"), None);
+    // Of a directory with many, the whole is bound, once.
+    let shown: Vec<_> = injection.binds.iter().filter(|bind| bind.destination.starts_with(inject::HOST)).collect();
+    let directory = shown.iter().filter(|bind| bind.source == file.parent().unwrap());
+    assert_eq!(directory.map(|bind| bind.destination.clone()).collect::<Vec<_>>(), [Path::new(inject::HOST).join("0")]);
+    assert_eq!(shown.len(), 1, "{shown:?}");
     // A container that can be written to has an ldconfig that replaces the cache.
     let tree = Root::new(image.root());
     let libraries = ImageLibraries::read(&tree, Abi::X86_64).unwrap();

@@ -115,6 +115,7 @@ pub fn apply(config: &Config, env: &[(OsString, OsString)], asked: Asked<'_>) ->
     }
     one_filter(filters)?;
     config.add_parts(&mut settled.options, &value)?;
+    config.add_drivers(&mut settled.options);
     if flags.no_pid {
         settled.options.namespaces.pid = false;
     }
@@ -135,6 +136,13 @@ fn one_filter(filters: Vec<(String, Option<PathBuf>)>) -> Result<(), Error> {
         Some(under) => Err(Error::Filters { upper: Box::new(upper), under: Box::new(under) }),
         None => Ok(()),
     }
+}
+
+/// Whether GPUs are asked for by their names, which bring a driver along.
+fn names_gpu(options: &Options) -> bool {
+    let asking = options.annotations.iter().filter(|(name, _)| name.starts_with(crate::cdi::ANNOTATION));
+    options.devices.iter().any(|device| device.class == "gpu")
+        || asking.flat_map(|(_, value)| value.split(',')).any(|device| device.contains("/gpu="))
 }
 
 impl Settled {
@@ -160,6 +168,14 @@ impl Settled {
 }
 
 impl Config {
+    /// The drivers that the files name for launches that say nothing about GPUs.
+    fn add_drivers(&self, options: &mut Options) {
+        if self.gpu.asked.is_empty() || options.gpu.alone || !options.gpu.asked.is_empty() || names_gpu(options) {
+            return;
+        }
+        options.gpu = self.gpu.clone();
+    }
+
     /// Adds what the files say of every container, under all that was asked for.
     fn add_parts(&self, options: &mut Options, value: &dyn Fn(&str) -> Option<OsString>) -> Result<(), Error> {
         if self.parts.is_empty() {
@@ -327,5 +343,30 @@ mod tests {
         let config = config("[gpu]\ncdi-dirs = [\"/site\"]\n", "");
         let dirs = settle(&config, &["--cdi-dirs", "/mine"], &[("CORACLE_CDI_DIRS", "/set")]).unwrap().cdi_dirs;
         assert_eq!(dirs, ["/site", "/set", "/mine"].map(std::path::PathBuf::from));
+    }
+
+    #[test]
+    fn the_files_drivers_count_where_a_launch_says_nothing() {
+        use crate::gpu::table::Vendor;
+        use crate::options::Missing;
+        let site = "[gpu]\ndefault = \"auto\"\n";
+        let of = |site: &str, user: &str, flags: &[&str], env: &[(&str, &str)]| {
+            settle(&config(site, user), flags, env).unwrap().gpu.asked.into_iter().collect::<Vec<_>>()
+        };
+        let auto: Vec<_> = Vendor::ALL.map(|vendor| (vendor, Missing::Silent)).to_vec();
+        assert_eq!(of(site, "", &[], &[]), auto);
+        assert_eq!(of(site, "[gpu]\ncdi-dirs = [\"/mine\"]\n", &[], &[]), auto, "the user says nothing of it");
+        assert_eq!(of(site, "[gpu]\ndefault = \"off\"\n", &[], &[]), []);
+        assert_eq!(of("", "[gpu]\ndefault = \"amd,nvidia\"\n", &[], &[]).len(), 2);
+        assert_eq!(of(site, "", &["--rocm"], &[]), [(Vendor::Amd, Missing::Warn)]);
+        assert_eq!(of(site, "", &["--gpu=off"], &[]), []);
+        assert_eq!(of(site, "", &[], &[("CORACLE_GPU", "intel")]), [(Vendor::Intel, Missing::Fail)]);
+        assert_eq!(of(site, "", &[], &[("CORACLE_GPU", "off")]), []);
+        assert_eq!(of(site, "", &["--nv"], &[("CORACLE_GPU", "off")]), [(Vendor::Nvidia, Missing::Warn)]);
+        assert_eq!(of(site, "", &["--device", "nvidia.com/gpu=0"], &[]), [], "its file brings the driver");
+        assert_eq!(of(site, "", &["--device", "vendor.com/fpga=0"], &[]), auto);
+        assert_eq!(of(site, "", &["--annotation", "cdi.k8s.io/x=vendor.com/nic=1,amd.com/gpu=0"], &[]), []);
+        let profile = format!("{site}[defaults]\nprofile = \"p\"\n[profile.p]\ndevice = [\"nvidia.com/gpu=0\"]\n");
+        assert_eq!(of(&profile, "", &[], &[]), []);
     }
 }

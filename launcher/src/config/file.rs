@@ -132,12 +132,13 @@ impl Environment {
     }
 }
 
-/// How devices come into containers. Drivers are asked for launch by launch in this version, so that there is one value.
+/// How devices come into containers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct Gpu {
-    #[serde(deserialize_with = "no_driver")]
-    default: Option<String>,
+    /// The drivers of launches that say nothing about any.
+    #[serde(deserialize_with = "drivers")]
+    pub(super) default: Option<options::Gpu>,
     /// Directories of CDI files, which count before the standard ones.
     pub(super) cdi_dirs: Option<Vec<PathBuf>>,
 }
@@ -162,15 +163,11 @@ pub(super) struct Defaults {
     pub(super) profile: Option<String>,
 }
 
-fn no_driver<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    let value = String::deserialize(from)?;
-    match value.as_str() {
-        "off" => Ok(Some(value)),
-        "auto" | "nvidia" | "amd" => Err(de::Error::custom(format!(
-            "gpu default {value:?}: this version does not bring the driver along unless a launch asks for it; write off, and have users write --gpu {value}, or set CORACLE_GPU"
-        ))),
-        _ => Err(de::Error::custom(format!("gpu default {value:?}: write off"))),
-    }
+fn drivers<'de, D: Deserializer<'de>>(from: D) -> Result<Option<options::Gpu>, D::Error> {
+    let mut asked = options::Gpu::default();
+    let value = OsString::from(String::deserialize(from)?);
+    parse::gpu(&value, &mut asked).map_err(de::Error::custom)?;
+    Ok(Some(asked))
 }
 
 fn mpi<'de, D: Deserializer<'de>>(from: D) -> Result<Option<options::Mpi>, D::Error> {

@@ -1,6 +1,6 @@
 //! Decides how a container gets a driver: which libraries, under which names, and what its loader is told.
 //!
-//! The libraries are bound into a directory of their own, and the loader is told of it by a cache (glibc) or a list of
+//! The libraries are shown in a directory of their own, and the loader is told of it by a cache (glibc) or a list of
 //! directories (musl) that is bound over the image's. `LD_LIBRARY_PATH` would come before all that the image has, would be lost
 //! to programs that clear or replace it, and is not seen by those that ask `ldconfig -p`.
 
@@ -20,8 +20,10 @@ use crate::libraries::elf::Elf;
 use crate::session::Bytes;
 
 mod compat;
+mod libraries;
 
 pub use compat::Compat;
+pub use libraries::HOST;
 
 /// Where the libraries are in a container.
 pub const LIBRARIES: &str = "/.coracle/gpu/lib";
@@ -134,6 +136,8 @@ pub struct Injection {
     pub nvidia: Option<String>,
     /// Links that the container shows.
     pub links: Vec<(PathBuf, PathBuf)>,
+    /// Directories of links that the container shows: names and targets.
+    pub directories: Vec<(PathBuf, Vec<(String, PathBuf)>)>,
     /// Files that are bound over the image's.
     pub over: Vec<(PathBuf, Bytes)>,
     /// What comes before all others in `LD_LIBRARY_PATH`.
@@ -186,7 +190,7 @@ pub fn inject(found: &[Found], image: &ImageLibraries<'_>, ground: Ground) -> Re
         injection.env.extend(driver.env.iter().cloned());
     }
     injection.compat = compat::find(found, image)?;
-    bind_libraries(&chosen, ground.abi, &mut injection);
+    libraries::show(&chosen, ground.abi, &mut injection);
     tell_loader(&chosen, image, ground, &mut injection)?;
     Ok(injection)
 }
@@ -341,19 +345,6 @@ impl Injection {
 /// Where a library is in the container.
 fn directory(library: &Library, abi: Abi) -> &'static Path {
     Path::new(if library.abi == abi { LIBRARIES } else { LIBRARIES_32 })
-}
-
-fn bind_libraries(chosen: &[&Library], abi: Abi, injection: &mut Injection) {
-    for library in chosen {
-        for name in std::iter::once(&library.soname).chain(&library.also) {
-            let destination = directory(library, abi).join(name);
-            if injection.binds.iter().any(|bind| bind.destination == destination) {
-                continue;
-            }
-            let source = library.path.clone();
-            injection.binds.push(Bind { source, destination, device: false, writable: false });
-        }
-    }
 }
 
 /// Makes the loader find the libraries. None of them is one that the image has, save those of the driver that it cannot have,

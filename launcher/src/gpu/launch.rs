@@ -17,7 +17,7 @@ use crate::image::{self, Tree};
 use crate::libraries::cache;
 use crate::options::{Gpu, Missing, Options};
 use crate::session::Fingerprint;
-use crate::spec::{Composed, LINK, OPTIONAL, RAW_OVER, hex, is_below};
+use crate::spec::{Composed, LINK, LINKS, OPTIONAL, RAW_OVER, hex, is_below};
 
 /// The loader's search path.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
@@ -206,6 +206,10 @@ pub fn edit(composed: &mut Composed, injection: &Injection, seen: &Seen) -> Resu
     }
     for (path, target) in &injection.links {
         annotations.insert(format!("{LINK}{}", path.display()), target.display().to_string());
+    }
+    for (path, links) in &injection.directories {
+        let lines: Vec<String> = links.iter().map(|(name, target)| format!("{name} {}", target.display())).collect();
+        annotations.insert(format!("{LINKS}{}", path.display()), lines.join("\n"));
     }
     for (path, content) in &injection.over {
         annotations.insert(format!("{RAW_OVER}{}", path.display()), hex::encode(&content.0));

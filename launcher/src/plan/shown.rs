@@ -13,7 +13,7 @@ use crate::fuse::SyntheticFile;
 use crate::session::Fingerprint;
 use crate::spec::{self, is_below};
 
-/// Where the server shows a file that is to be bound over another.
+/// Where the server shows what is to be bound over something else.
 const SHOWN: &str = "/.coracle/shown";
 /// Permission bits of a file that is bound over another.
 const OVER_MODE: u16 = 0o444;
@@ -27,6 +27,8 @@ impl Mounts {
         for (name, value) in asked {
             if let Some(path) = name.strip_prefix(spec::LINK) {
                 self.link(Path::new(path), Path::new(value))?;
+            } else if let Some(path) = name.strip_prefix(spec::LINKS) {
+                self.links(Path::new(path), value)?;
             } else if let Some(path) = name.strip_prefix(spec::OVER) {
                 self.over(Path::new(path), value.as_bytes());
             } else if let Some(path) = name.strip_prefix(spec::RAW_OVER) {
@@ -56,15 +58,27 @@ impl Mounts {
         Ok(())
     }
 
-    fn over(&mut self, path: &Path, content: &[u8]) {
-        let mut print = Fingerprint::new();
-        print.bytes(content);
-        let mut source = format!("{SHOWN}/");
-        for byte in print.finish() {
-            // Writing to a String cannot fail.
-            let _ = write!(source, "{byte:02x}");
+    /// The server has the directory under a name of its own, so that launches of a session that want other links there do not meet.
+    fn links(&mut self, path: &Path, lines: &str) -> Result<(), Error> {
+        if self.holder(path).is_some() {
+            return Err(of_host("links", path));
         }
-        let source = PathBuf::from(source);
+        let source = shown(lines.as_bytes());
+        for line in lines.lines() {
+            let unreadable = || Error::Unsupported(format!("the link {line:?} of {}", path.display()));
+            let (name, target) = line.split_once(' ').ok_or_else(unreadable)?;
+            if name.is_empty() || name.contains('/') {
+                return Err(unreadable());
+            }
+            self.files.push((source.join(name), SyntheticFile::Link(target.into())));
+        }
+        self.directories.extend([source.clone(), path.to_path_buf()]);
+        self.steps.push(Step::BindShown { source, destination: path.to_path_buf() });
+        Ok(())
+    }
+
+    fn over(&mut self, path: &Path, content: &[u8]) {
+        let source = shown(content);
         self.files.push((source.clone(), SyntheticFile::Content(content.to_vec(), OVER_MODE)));
         self.steps.push(Step::BindShown { source, destination: path.to_path_buf() });
     }
@@ -78,6 +92,18 @@ impl Mounts {
         self.steps.push(Step::SetMode { path: path.to_path_buf(), mode });
         Ok(())
     }
+}
+
+/// Where the server shows what is to be bound elsewhere, by its content.
+fn shown(content: &[u8]) -> PathBuf {
+    let mut print = Fingerprint::new();
+    print.bytes(content);
+    let mut source = format!("{SHOWN}/");
+    for byte in print.finish() {
+        // Writing to a String cannot fail.
+        let _ = write!(source, "{byte:02x}");
+    }
+    source.into()
 }
 
 fn of_host(what: &str, path: &Path) -> Error {
