@@ -498,6 +498,7 @@ impl Dressed {
             ..Library::new("libcuda.so.1")
         });
         this.library(&Library::new("libnvidia-ml.so.1"));
+        this.library(&Library::new("libnvidia-ptxjitcompiler.so.1"));
         this.library(&Library { source: "int clMade(void) { return 1; }".into(), ..Library::new("libOpenCL.so.1") });
         this.cache();
         this
@@ -525,10 +526,17 @@ impl Dressed {
     }
 
     fn coracle(&self, words: &[&OsStr]) -> Command {
+        let mut command = self.wrapped(coracle_binary().unwrap());
+        command.args(words);
+        command
+    }
+
+    /// A program on the host as it is dressed up.
+    fn wrapped(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(needs::find_tool("unshare").unwrap());
         command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", DRESS, "dress"]);
         command.arg(self.dir.path()).arg(self.user.uid.to_string()).arg(self.user.gid.to_string());
-        command.arg(coracle_binary().unwrap()).args(words).current_dir(self.dir.path());
+        command.arg(program).current_dir(self.dir.path());
         command.env_clear().env("HOME", &self.user.home).env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
         command.env("CORACLE_SESSION_SCOPE", self.dir.path().file_name().unwrap()).env("CORACLE_SESSION_IDLE", "1");
         command
@@ -621,8 +629,26 @@ fn root_a_program_finds_the_driver_and_keeps_its_own_libraries() {
     let shown = run(&mut host.exec(&["--nv"], &image, &["ls", LIBRARIES])).success().stdout;
     assert_eq!(
         shown.split_whitespace().collect::<Vec<_>>(),
-        ["libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1"]
+        ["libcuda.so", "libcuda.so.1", "libnvidia-ml.so", "libnvidia-ml.so.1", "libnvidia-ptxjitcompiler.so.1"]
     );
+    // One session and several choices: each container shows what it asked for, whatever others did.
+    let list = format!("\"$0\" exec --nv $1 \"$2\" ls {LIBRARIES} {}", inject::HOST);
+    let several =
+        "for options in '' '--env NVIDIA_DRIVER_CAPABILITIES=utility' '' '--env NVIDIA_DRIVER_CAPABILITIES=compute'; do
+        sh -c \"$1\" \"$0\" \"$options\" \"$2\" || exit; echo --; done; \"$0\" session list";
+    let another = host.at("several.sqfs");
+    fs::copy(&image, &another).unwrap();
+    let mut command = host.wrapped("/bin/sh");
+    command.arg("-c").arg(several).arg(coracle_binary().unwrap()).arg(list).arg(&another);
+    command.env("CORACLE_SESSION_IDLE", "10");
+    let several = run(&mut command).success().stdout;
+    let choices: Vec<&str> = several.split("--\n").collect();
+    let has = |choice: usize, name: &str| choices[choice].split_whitespace().any(|word| word == name);
+    for (choice, compute, management) in [(0, true, true), (1, false, true), (2, true, true), (3, true, false)] {
+        assert_eq!(has(choice, "libcuda.so.1"), compute, "{choice}: {several}");
+        assert_eq!(has(choice, "libnvidia-ml.so.1"), management, "{choice}: {several}");
+    }
+    assert_eq!(choices[4].matches("several.sqfs").count(), 1, "{several}");
     // What the scheduler, the caller and the image say of GPUs and drivers counts.
     let hidden = ["--nv", "--contain", "--env", "NVIDIA_VISIBLE_DEVICES=none"];
     let hidden = run(&mut host.exec(&hidden, &image, &["ls", "/dev"])).success().stdout;
@@ -763,41 +789,4 @@ fn root_a_cdi_file_is_made_of_what_is_found() {
         text.contains("libcuda.so.550.54.15") && text.contains("/dev/nvidiactl") && !text.contains("libOpenCL"),
         "{text}"
     );
-}
-
-/// What a machine with a GPU of NVIDIA's shows: its own `nvidia-smi` and driver in an image without either.
-#[test]
-fn gpu_a_real_one_is_seen_in_a_container() {
-    needs!(Coracle, Fuse, Gpu, Tool("gcc"), Tool("ldconfig"), Tool("busybox"));
-    let user = User::unprivileged();
-    let dir = user.temp_dir();
-    let image = GlibcImage::new();
-    let source = r#"
-        #include <stdio.h>
-        #include <dlfcn.h>
-        int main(void) {
-            void *cuda = dlopen("libcuda.so.1", RTLD_NOW);
-            if (!cuda) return puts(dlerror()), 1;
-            int (*init)(unsigned) = (int (*)(unsigned))dlsym(cuda, "cuInit");
-            int (*count)(int *) = (int (*)(int *))dlsym(cuda, "cuDeviceGetCount");
-            int gpus = -1, error = init(0);
-            if (!error) error = count(&gpus);
-            printf("error %d, GPUs %d\n", error, gpus);
-            return error != 0;
-        }"#;
-    image.compile("gcc", "count", source, &["-ldl"]);
-    let file = dir.path().join("count.sqfs");
-    image.pack(&file);
-    let launch = |options: &[&str], words: &[&str]| {
-        let mut command = user.coracle(dir.path(), ["exec"]);
-        run(command.args(options).arg(&file).args(words))
-    };
-    assert!(!launch(&[], &["count"]).status.success(), "there is a driver without --nv");
-    let counted = launch(&["--nv"], &["count"]).success().stdout;
-    assert!(counted.starts_with("error 0, GPUs ") && !counted.ends_with(" 0\n"), "{counted}");
-    let listed = launch(&["--nv"], &["nvidia-smi", "-L"]).success().stdout;
-    let on_host = run(Command::new(needs::find_tool("nvidia-smi").unwrap()).arg("-L")).success().stdout;
-    assert_eq!(listed, on_host);
-    let hidden = launch(&["--nv", "--contain", "--env", "NVIDIA_VISIBLE_DEVICES=none"], &["nvidia-smi", "-L"]);
-    assert!(!hidden.stdout.contains("GPU 0"), "{hidden:?}");
 }

@@ -2,8 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::image::{Entry, Error, Tree, locate};
 
@@ -34,7 +37,7 @@ impl Root {
     #[must_use]
     pub fn real(&self, path: &Path) -> Option<PathBuf> {
         if self.0 == Path::new("/") {
-            return fs::canonicalize(path).ok();
+            return kernels_name(path).or_else(|| fs::canonicalize(path).ok());
         }
         locate(self, path).ok().filter(|located| located.entry.is_some()).map(|located| located.path)
     }
@@ -69,6 +72,14 @@ impl Root {
         names.sort_by(|one, other| crate::libraries::cache::compare(one.as_ref(), other.as_ref()));
         names
     }
+}
+
+/// The name that the kernel has for what is at `path`: two system calls, where `realpath` takes one for each component. `None` where it
+/// cannot be asked.
+fn kernels_name(path: &Path) -> Option<PathBuf> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    name.is_absolute().then_some(name)
 }
 
 impl Tree for Root {
