@@ -12,6 +12,8 @@ tests=("${demo[@]}" acl apache2-utils attr bindfs binutils createrepo-c debian-a
     rpm shellcheck skopeo squashfs-tools squashfs-tools-ng squashfuse uidmap umoci util-linux zstd)
 # Programs that containers are started with by others, and readers of manual pages and completions.
 tests+=(fish man-db mandoc runc zsh)
+# MPIs that stand beside each other, and a scheduler that starts their ranks.
+tests+=(iproute2 libmpich-dev libopenmpi-dev libpmix2 mpich munge musl-tools openmpi-bin python3-venv slurm-wlm)
 bench=("${tests[@]}" charliecloud python3-lark python3-requests)
 
 case ${1:-} in

@@ -16,5 +16,6 @@ pub mod needs;
 pub mod process;
 pub mod registry;
 pub mod site;
+pub mod slurm;
 pub mod terminal;
 pub mod tree;
