@@ -52,6 +52,25 @@ const C_LIBRARY: [&str; 12] = [
     "libnsl.so.",
     "libnss_",
 ];
+/// What is made for each other, and for the host's devices: the host's, unless the program uses the container's anyway.
+const MATCHED: [&str; 16] = [
+    "libmpi",
+    "libopen-",
+    "libmca_",
+    "libompi",
+    "libpmi",
+    "libprrte",
+    "libfabric",
+    "libuc",
+    "libhwloc",
+    "libevent",
+    "libibverbs",
+    "librdmacm",
+    "libpsm",
+    "libcxi",
+    "libxpmem",
+    "libslurm",
+];
 /// Files that search paths are bound over; usual programs have two.
 const OVER_MAX: usize = 64;
 
@@ -125,7 +144,7 @@ pub fn inject(question: &Question<'_>) -> Result<Injection, Error> {
     }
     let mut injection = Injection::default();
     plugins::add(question, &host, &mut brought, &mut injection)?;
-    choose(question, &before, &mut brought, &mut injection)?;
+    choose(question, &loader, &before, &mut brought, &mut injection)?;
     place(&brought, &mut injection);
     tell(&loader, question.abi, &brought, &mut injection);
     bind_over(question, &brought, &mut injection)?;
@@ -255,9 +274,10 @@ fn host_file(question: &Question<'_>, name: &str) -> Result<PathBuf, Error> {
     })
 }
 
-/// Leaves to the container what its program uses anyway and serves the host's libraries as well.
+/// Leaves to the container what it has itself and what serves the host's libraries as well.
 fn choose(
     question: &Question<'_>,
+    loader: &Loader<'_>,
     before: &Closure,
     brought: &mut Brought,
     injection: &mut Injection,
@@ -265,20 +285,30 @@ fn choose(
     let shared = reached(before);
     let mut kept = BTreeSet::new();
     for (name, object) in &brought.objects {
-        let own = before.named(name).filter(|_| shared.contains(name) && !is_mpi(name));
+        let own = match before.named(name).filter(|_| shared.contains(name) && !is_mpi(name)) {
+            // The cache speaks to all programs of the container, not to this one alone.
+            None if !MATCHED.iter().any(|part| name.starts_with(part)) => installed(loader, name)?,
+            own => own.cloned(),
+        };
         let own = match own {
-            Some(own) if is_c_library(name) || verify::serves(question, own, object, brought)? => Some(own),
+            Some(own) if is_c_library(name) || verify::serves(question, &own, object, brought)? => Some(own),
             _ => None,
         };
         if let Some(own) = own {
             kept.insert(name.clone());
-            injection.libraries.push(Served { soname: name.clone(), path: own.path.clone(), host: false });
+            injection.libraries.push(Served { soname: name.clone(), path: own.path, host: false });
         } else if !is_c_library(name) {
             injection.libraries.push(Served { soname: name.clone(), path: object.path.clone(), host: true });
         }
     }
     brought.own = kept;
     Ok(())
+}
+
+/// The container's library of a name, where its loader has one.
+fn installed(loader: &Loader<'_>, name: &str) -> io::Result<Option<Object>> {
+    let Some(path) = loader.library(name)? else { return Ok(None) };
+    Ok(loader.closure(&path)?.objects.into_iter().next())
 }
 
 fn place(brought: &Brought, injection: &mut Injection) {

@@ -112,3 +112,18 @@ fn other_interfaces_and_programs_without_mpi_are_refused() {
     let fresh = World { host: world.host, container: World::new(APP, &[]).unwrap().container };
     assert!(matches!(fresh.inject(), Err(Error::HostLacks { library, .. }) if library == "libhelper.so.1"));
 }
+
+#[test]
+fn a_library_that_the_container_has_is_kept_if_it_serves() {
+    let Some(world) = World::new(APP, &[]) else { return };
+    let helper = |code: &str| {
+        assert!(make(world.container.path(), "usr/lib/libhelper.so.1", "libhelper.so.1", code, &[], &[]));
+        let injection = world.inject().unwrap();
+        let served = injection.libraries.iter().find(|one| one.soname == "libhelper.so.1").unwrap();
+        let bound = injection.binds.iter().any(|bind| bind.destination == Path::new(LIBRARIES).join("libhelper.so.1"));
+        assert_eq!(bound, served.host);
+        served.host
+    };
+    assert!(!helper("int helper(void) { return 2; }"));
+    assert!(helper("int another(void) { return 2; }"), "it lacks what the host's MPI wants of it");
+}
