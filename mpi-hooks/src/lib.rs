@@ -4,6 +4,7 @@
 
 pub mod files;
 pub mod fit;
+pub mod inject;
 pub mod libraries;
 pub mod loader;
 pub mod mpi;
