@@ -46,7 +46,7 @@ pub fn lock(name: &str) -> File {
 }
 
 /// Makes `shared_dir()/NAME-KEY` unless it exists, and removes what older keys left.
-fn shared(name: &str, key: &str, make: impl FnOnce(&Path)) -> PathBuf {
+pub(crate) fn shared(name: &str, key: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let dir = shared_dir();
     let place = dir.join(format!("{name}-{key}"));
     let _lock = lock(name);
@@ -67,11 +67,11 @@ fn shared(name: &str, key: &str, make: impl FnOnce(&Path)) -> PathBuf {
     place
 }
 
-fn key_of(parts: &[&[u8]]) -> String {
+pub(crate) fn key_of(parts: &[&[u8]]) -> String {
     crate::tree::sha256_hex(&parts.concat())[..16].to_owned()
 }
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     process::workspace().join("scripts").join(name)
 }
 

@@ -12,6 +12,7 @@ pub mod agree;
 pub mod fixtures;
 pub mod gpu_tree;
 pub mod layout;
+pub mod mpi;
 pub mod needs;
 pub mod process;
 pub mod registry;
