@@ -310,6 +310,13 @@ fn children_of(pid: u32) -> Vec<i32> {
     children.split_whitespace().map(|child| child.parse().unwrap()).collect()
 }
 
+/// Whether this process, and so what it starts, ignores a signal.
+fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal as i32 - 1) & 1 == 1
+}
+
 #[test]
 fn userns_signals_are_passed_on() {
     needs!(Coracle, Fuse);
@@ -326,6 +333,10 @@ fn userns_signals_are_passed_on() {
         (Signal::SIGWINCH, "WINCH"),
         (Signal::SIGINT, "INT"),
     ] {
+        // A shell has no trap for what was ignored when it started, as by nohup(1) around these tests.
+        if is_ignored(signal) {
+            continue;
+        }
         kill(pid, signal).unwrap();
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
