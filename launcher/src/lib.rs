@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod edf;
 pub mod engine;
 pub mod exit;
+pub mod explanation;
 pub mod fuse;
 pub mod gpu;
 pub mod gpu_policy;

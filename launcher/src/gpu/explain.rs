@@ -11,6 +11,7 @@ use super::inject::{Bind, Compat, Decision, Injection, Verdict};
 use super::launch::{self, Error};
 use super::policy::{self, Seen};
 use super::table::{Capability, Vendor};
+use crate::explanation::Explanation;
 use crate::host::Host;
 use crate::image::Tree;
 use crate::options::{Gpu, Options};
@@ -140,27 +141,12 @@ fn missing(found: &[Found], injection: &Injection, image: &ImageLibraries<'_>) -
     Ok(missing)
 }
 
-impl Explained {
-    /// Whether a launch would start.
-    #[must_use]
-    pub fn works(&self) -> bool {
+impl Explanation for Explained {
+    fn works(&self) -> bool {
         self.error.is_none()
     }
 
-    /// As JSON.
-    ///
-    /// # Errors
-    /// When `out` takes no more.
-    pub fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, self)?;
-        writeln!(out)
-    }
-
-    /// For people.
-    ///
-    /// # Errors
-    /// When `out` takes no more.
-    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         for driver in &self.drivers {
             write_driver(driver, out)?;
         }
@@ -207,7 +193,9 @@ impl Explained {
             None => Ok(()),
         }
     }
+}
 
+impl Explained {
     fn write_libraries(&self, out: &mut dyn Write) -> io::Result<()> {
         let width = self.libraries.iter().map(|library| library.soname.len()).max().unwrap_or_default();
         if !self.libraries.is_empty() {

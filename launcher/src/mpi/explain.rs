@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::shown::Shown;
 use super::uses::{self, Uses};
 use super::{Error, Verdict, judge, starter};
+use crate::explanation::Explanation;
 use crate::host::Host;
 use crate::image::Tree;
 use crate::options;
@@ -66,27 +67,12 @@ pub fn explain(composed: &Composed, asked: bool, tree: &dyn Tree, host: &Host) -
     Ok(Explained { starter, host: of_host, image, program, uses, warning, error })
 }
 
-impl Explained {
-    /// Whether a launch would start.
-    #[must_use]
-    pub fn works(&self) -> bool {
+impl Explanation for Explained {
+    fn works(&self) -> bool {
         self.error.is_none()
     }
 
-    /// As JSON.
-    ///
-    /// # Errors
-    /// When `out` takes no more.
-    pub fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, self)?;
-        writeln!(out)
-    }
-
-    /// For people.
-    ///
-    /// # Errors
-    /// When `out` takes no more.
-    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         match &self.starter {
             Some(starter) => writeln!(
                 out,
