@@ -123,8 +123,6 @@ pub struct Injection {
     pub env: Vec<(String, String)>,
     /// All that the host's library needs, by name.
     pub libraries: Vec<Served>,
-    /// For the caller, a sentence each.
-    pub warnings: Vec<String>,
 }
 
 /// Decides whether a program can use the host's MPI, and how it comes to.

@@ -8,4 +8,6 @@ pub mod inject;
 pub mod libraries;
 pub mod loader;
 pub mod mpi;
+#[cfg(test)]
+mod repeatable;
 pub mod starter;

@@ -17,6 +17,7 @@ const TEXTS: [(&[u8], Family); 3] =
 const OPEN_MPI: &str = "ompi_mpi_comm_world";
 /// Where a library keeps its version.
 const VERSIONS: [&str; 3] = ["MPII_Version_string", "MPIR_Version_string", "opal_version_string"];
+
 /// The MPI library in a file, if it is one for this machine.
 ///
 /// # Errors

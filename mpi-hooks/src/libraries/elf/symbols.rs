@@ -200,13 +200,12 @@ mod tests {
     fn damage_is_an_error_and_no_panic() {
         let Some((place, _)) = library(&[]) else { return };
         let whole = std::fs::read(place.path().join("liba.so")).unwrap();
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut number = crate::repeatable::numbers();
         for _ in 0..3000 {
             let mut bytes = whole.clone();
             for _ in 0..8 {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let at = (state >> 33) as usize % 4096.min(bytes.len());
-                bytes[at] = (state >> 20) as u8;
+                let at = number(4096.min(bytes.len()));
+                bytes[at] = number(256) as u8;
             }
             let _ = Symbols::read(bytes.as_slice()).map(|symbols| symbols.text("version"));
         }
