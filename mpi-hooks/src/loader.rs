@@ -113,6 +113,12 @@ impl<'a> Loader<'a> {
         Ok(Self { files, abi, cache, library_path: split(library_path), list })
     }
 
+    /// For which programs.
+    #[must_use]
+    pub fn abi(&self) -> Abi {
+        self.abi
+    }
+
     /// The cache.
     #[must_use]
     pub fn cache(&self) -> &Cache {

@@ -158,6 +158,14 @@ impl Search {
         let prefixes = PREFIX_VARIABLES.iter().filter_map(|name| get(name)).flat_map(split).collect();
         Self { abi, prefixes, library_path: get("LD_LIBRARY_PATH").unwrap_or_default().to_owned() }
     }
+
+    /// The loader of a tree, for programs that look there.
+    ///
+    /// # Errors
+    /// When the tree cannot be read.
+    pub fn loader<'a>(&self, files: &'a dyn Files) -> io::Result<Loader<'a>> {
+        Loader::new(files, self.abi, &self.library_path)
+    }
 }
 
 /// Finds MPI libraries. The first of a name is the one that programs without search paths of their own get, if any do.
@@ -165,7 +173,14 @@ impl Search {
 /// # Errors
 /// When the tree cannot be read.
 pub fn find(files: &dyn Files, search: &Search) -> io::Result<Vec<Mpi>> {
-    let loader = Loader::new(files, search.abi, &search.library_path)?;
+    find_with(&search.loader(files)?, files, search)
+}
+
+/// The same, by a loader of the same tree and search.
+///
+/// # Errors
+/// As for [`find`].
+pub fn find_with(loader: &Loader<'_>, files: &dyn Files, search: &Search) -> io::Result<Vec<Mpi>> {
     let mut found: Vec<Mpi> = Vec::new();
     let mut add = |path: PathBuf| -> io::Result<()> {
         if found.iter().all(|mpi| mpi.path != path)
@@ -217,11 +232,11 @@ fn directories(files: &dyn Files, search: &Search) -> io::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// When the tree cannot be read.
-pub fn of_program(files: &dyn Files, program: &Path, search: &Search) -> io::Result<Option<Mpi>> {
-    let closure = Loader::new(files, search.abi, &search.library_path)?.closure(program)?;
+pub fn of_program(loader: &Loader<'_>, files: &dyn Files, program: &Path) -> io::Result<Option<Mpi>> {
+    let closure = loader.closure(program)?;
     for (name, _) in NAMES {
         if let Some(object) = closure.named(name) {
-            return identify(files, &object.path, search.abi);
+            return identify(files, &object.path, loader.abi());
         }
     }
     Ok(None)

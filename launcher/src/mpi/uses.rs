@@ -99,12 +99,13 @@ pub(super) fn search(spec: &Spec) -> Search {
 
 fn of_file(shown: &Shown<'_>, path: &Path, search: &Search) -> io::Result<Uses> {
     let Some(real) = files::file(shown, path)? else { return Ok(Uses::Nothing) };
-    if let Some(mpi) = mpi::of_program(shown, &real, search)? {
+    let loader = search.loader(shown)?;
+    if let Some(mpi) = mpi::of_program(&loader, shown, &real)? {
         return Ok(Uses::Library(mpi));
     }
     let script = files::content(shown, &real, SCRIPT.len())?.is_some_and(|start| start == SCRIPT);
     if script || is_open_ended(path) || is_open_ended(&real) {
-        let mpis = mpi::find(shown, search)?;
+        let mpis = mpi::find_with(&loader, shown, search)?;
         return Ok(if mpis.is_empty() { Uses::Nothing } else { Uses::Perhaps(mpis) });
     }
     Ok(Uses::Nothing)

@@ -91,7 +91,9 @@ fn a_program_has_the_library_that_its_search_path_leads_to() {
     let files = HostFiles::new(root.path());
     let of = |name: &str, library_path: &str| {
         let search = Search { library_path: library_path.to_owned(), ..search() };
-        of_program(&files, Path::new(name), &search).unwrap().map(|mpi| mpi.path.display().to_string())
+        of_program(&search.loader(&files).unwrap(), &files, Path::new(name))
+            .unwrap()
+            .map(|mpi| mpi.path.display().to_string())
     };
     let (ours, usual) = (Some("/opt/a/lib/libmpi.so.12".to_owned()), Some("/usr/lib/libmpi.so.12".to_owned()));
     assert_eq!(of("/bin/plain", ""), usual);
