@@ -1,6 +1,7 @@
 //! Ranks of MPI programs: what they keep of who starts them, and whether they will find each other.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -8,14 +9,14 @@ use coracle_mpi_hooks::fit::{Fit, fit};
 use coracle_mpi_hooks::mpi::Mpi;
 use coracle_mpi_hooks::starter::{self, Starter};
 use oci_spec::OciSpecError;
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::Spec;
 
 use crate::gpu::inject::Bind;
-use crate::gpu::launch::bind_mount;
+use crate::gpu::launch::add_binds;
 use crate::host::Host;
 use crate::image::{self, Tree};
 use crate::options::{self, Options};
-use crate::spec::{self, Composed, OPTIONAL};
+use crate::spec::{self, Composed};
 
 mod explain;
 mod shown;
@@ -25,7 +26,7 @@ mod uses;
 pub use explain::{Explained, explain};
 pub use uses::Uses;
 
-/// Variables that say which program of how many a starter starts begin with one of these: without any there is no starter.
+/// Variables that say which rank this is: without any there is no starter.
 const TELLING: [&str; 6] =
     ["SLURM_PROCID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "FLUX_TASK_RANK"];
 
@@ -33,37 +34,20 @@ const TELLING: [&str; 6] =
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Each would take itself for the only one.
+    /// They would not find each other.
     #[error(
-        "cannot start {}, rank {rank} of {size}: its ranks would not find each other, and each take itself for the only \
-         one (\"rank 0 of 1\"): {reason}; its MPI library is {library}; use {way_out}; --mpi=off starts it all the same", program.display()
+        "cannot start {}, rank {rank} of {size}: {end}: {reason}; its MPI library is {library}; use {way_out}; --mpi=off starts it all \
+         the same", program.display()
     )]
-    Singletons {
+    Ranks {
         /// The program, as the image has it.
         program: PathBuf,
         /// This rank.
         rank: u32,
         /// All ranks.
         size: u32,
-        /// The library.
-        library: String,
-        /// What is on either side.
-        reason: String,
-        /// What to do.
-        way_out: String,
-    },
-    /// Its `MPI_Init` would fail.
-    #[error(
-        "cannot start {}, rank {rank} of {size}: MPI_Init would fail: {reason}; its MPI library is {library}; use {way_out}; \
-         --mpi=off starts it all the same", program.display()
-    )]
-    Fails {
-        /// The program, as the image has it.
-        program: PathBuf,
-        /// This rank.
-        rank: u32,
-        /// All ranks.
-        size: u32,
+        /// What would come of it.
+        end: End,
         /// The library.
         library: String,
         /// What is on either side.
@@ -105,13 +89,14 @@ pub fn starter(host: &Host) -> Option<Starter> {
 /// # Errors
 /// When the ranks of a program that uses MPI could not work together.
 pub fn apply(composed: &mut Composed, options: &Options, tree: &dyn Tree, host: &Host) -> Result<(), Error> {
-    if options.mpi == options::Mpi::Off {
+    let mode = options.mpi.unwrap_or_default();
+    if mode == options::Mpi::Off {
         return Ok(());
     }
     let Some(starter) = starter(host) else { return Ok(()) };
     wire(&mut composed.spec, &starter, host)?;
     let (program, uses) = uses::remembered(&composed.spec, tree)?;
-    match judge(&starter, &uses, options.mpi, program)? {
+    match judge(&starter, &uses, mode, program)? {
         Verdict::Start => {}
         Verdict::Trap { warning, mpis } => {
             // One rank says it for all.
@@ -135,44 +120,74 @@ enum Verdict {
     },
 }
 
-fn judge(starter: &Starter, uses: &Uses, mode: options::Mpi, program: PathBuf) -> Result<Verdict, Error> {
-    let refuse = |mpi: &Mpi, fit: Fit, program: PathBuf| {
-        let (rank, size, library) = (starter.rank, starter.size, mpi.to_string());
-        match fit {
-            Fit::Singletons { reason, way_out } => {
-                Err(Error::Singletons { program, rank, size, library, reason, way_out })
+/// What would come of ranks that do not find each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All the same work, done by each.
+    Alone,
+    /// An error of theirs.
+    Fails,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Alone => {
+                "its ranks would not find each other, and each take itself for the only one (\"rank 0 of 1\")"
             }
-            Fit::Fails { reason, way_out } => Err(Error::Fails { program, rank, size, library, reason, way_out }),
-            Fit::Works | Fit::Unknown { .. } => Ok(Verdict::Start),
-        }
-    };
-    match uses {
-        Uses::Nothing => Ok(Verdict::Start),
-        Uses::Library(mpi) => refuse(mpi, fit(starter, mpi.speaks), program),
-        Uses::Perhaps(mpis) => {
-            let refused: Vec<(&Mpi, Fit)> =
-                mpis.iter().map(|mpi| (mpi, fit(starter, mpi.speaks))).filter(|(_, fit)| fit.is_refused()).collect();
-            match refused.into_iter().next() {
-                // Which of several it is, is not known; the others are caught.
-                Some((mpi, fit)) if mode == options::Mpi::Container && mpis.len() == 1 => refuse(mpi, fit, program),
-                Some((mpi, Fit::Singletons { reason, way_out } | Fit::Fails { reason, way_out })) => {
-                    let warning = format!(
-                        "the image has an MPI library whose ranks would not find each other: {}: {reason}; should {} use it, MPI_Init \
-                         fails; use {way_out} then; --mpi=off leaves all as it is",
-                        mpi,
-                        program.display()
-                    );
-                    let caught = |mpi: &&Mpi| matches!(fit_of(starter, mpi), Fit::Singletons { .. });
-                    Ok(Verdict::Trap { warning, mpis: mpis.iter().filter(caught).cloned().collect() })
-                }
-                _ => Ok(Verdict::Start),
-            }
-        }
+            Self::Fails => "MPI_Init would fail",
+        })
     }
 }
 
-fn fit_of(starter: &Starter, mpi: &Mpi) -> Fit {
-    fit(starter, mpi.speaks)
+/// Why ranks on a library are not started.
+struct Refusal<'a> {
+    mpi: &'a Mpi,
+    end: End,
+    reason: String,
+    way_out: String,
+}
+
+impl<'a> Refusal<'a> {
+    /// `None` where nothing speaks against it.
+    fn of(starter: &Starter, mpi: &'a Mpi) -> Option<Self> {
+        let (end, reason, way_out) = match fit(starter, mpi.speaks) {
+            Fit::Singletons { reason, way_out } => (End::Alone, reason, way_out),
+            Fit::Fails { reason, way_out } => (End::Fails, reason, way_out),
+            Fit::Works | Fit::Unknown { .. } => return None,
+        };
+        Some(Self { mpi, end, reason, way_out })
+    }
+
+    fn error(self, starter: &Starter, program: PathBuf) -> Error {
+        let Self { mpi, end, reason, way_out } = self;
+        let (rank, size, library) = (starter.rank, starter.size, mpi.to_string());
+        Error::Ranks { program, rank, size, end, library, reason, way_out }
+    }
+}
+
+fn judge(starter: &Starter, uses: &Uses, mode: options::Mpi, program: PathBuf) -> Result<Verdict, Error> {
+    // One library is the program's, of several nobody knows which.
+    let (mpis, certain) = match uses {
+        Uses::Nothing => return Ok(Verdict::Start),
+        Uses::Library(mpi) => (std::slice::from_ref(mpi), true),
+        Uses::Perhaps(mpis) => (mpis.as_slice(), mode == options::Mpi::Container && mpis.len() == 1),
+    };
+    let mut refusals: Vec<Refusal<'_>> = mpis.iter().filter_map(|mpi| Refusal::of(starter, mpi)).collect();
+    if refusals.is_empty() {
+        return Ok(Verdict::Start);
+    }
+    if certain {
+        return Err(refusals.swap_remove(0).error(starter, program));
+    }
+    let mpis = refusals.iter().filter(|refusal| refusal.end == End::Alone).map(|refusal| refusal.mpi.clone()).collect();
+    let Refusal { mpi, reason, way_out, .. } = refusals.swap_remove(0);
+    let warning = format!(
+        "the image has an MPI library whose ranks would not find each other: {mpi}: {reason}; should {} use it, MPI_Init fails; use \
+         {way_out} then; --mpi=off leaves all as it is",
+        program.display()
+    );
+    Ok(Verdict::Trap { warning, mpis })
 }
 
 /// Keeps open, shows and passes what ranks need of their starter.
@@ -183,21 +198,20 @@ fn wire(spec: &mut Spec, starter: &Starter, host: &Host) -> Result<(), Error> {
     if !numbers.is_empty() {
         annotations.insert(spec::DESCRIPTORS.to_owned(), numbers.join(","));
     }
-    let mut mounts: Vec<Mount> = spec.mounts().clone().unwrap_or_default();
-    let mut optional: Vec<String> =
-        annotations.get(OPTIONAL).map(|lines| lines.lines().map(str::to_owned).collect()).unwrap_or_default();
-    for directory in needs.directories.iter().filter(|directory| !spec::shows(spec, directory) && directory.is_dir()) {
-        let (source, destination) = (directory.clone(), directory.clone());
-        mounts.push(bind_mount(&Bind { source, destination, device: false, writable: true })?);
-        optional.push(directory.display().to_string());
-    }
-    if !optional.is_empty() {
-        annotations.insert(OPTIONAL.to_owned(), optional.join("\n"));
-    }
     if !annotations.is_empty() {
         spec.set_annotations(Some(annotations));
     }
-    spec.set_mounts(Some(mounts));
+    let lacks = |directory: &&PathBuf| !spec::shows(spec, directory) && directory.is_dir();
+    let bind = |directory: &PathBuf| Bind {
+        source: directory.clone(),
+        destination: directory.clone(),
+        device: false,
+        writable: true,
+    };
+    let binds: Vec<Bind> = needs.directories.iter().filter(lacks).map(bind).collect();
+    if !binds.is_empty() {
+        add_binds(spec, binds.iter())?;
+    }
     pass_variables(spec, &needs.variables, host);
     Ok(())
 }

@@ -223,10 +223,8 @@ pub enum DefaultMount {
 /// What is done for ranks of MPI programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mpi {
-    /// Nobody said: as [`Mpi::Auto`].
-    #[default]
-    Unsaid,
     /// Where several ranks are started, they reach their starter, and those that would not find each other are not started.
+    #[default]
     Auto,
     /// The same, for a program that is known to use the image's MPI.
     Container,
@@ -283,8 +281,8 @@ pub struct Options {
     pub seccomp: Option<PathBuf>,
     /// GPU drivers of the host.
     pub gpu: Gpu,
-    /// What is done for ranks of MPI programs.
-    pub mpi: Mpi,
+    /// What is done for ranks of MPI programs, if anyone said.
+    pub mpi: Option<Mpi>,
     /// Devices by their CDI names.
     pub devices: Vec<Name>,
     /// Directories of CDI files besides the standard ones; what is in later ones counts.

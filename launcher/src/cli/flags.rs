@@ -262,9 +262,8 @@ impl Flags {
             parse::gpu(value, &mut options.gpu)?;
         }
         options.mpi = match self.mpi.as_deref() {
-            None if self.no_mpi => Mpi::Off,
-            None => Mpi::Unsaid,
-            Some(value) => parse::mpi(value)?,
+            None => self.no_mpi.then_some(Mpi::Off),
+            Some(value) => Some(parse::mpi(value)?),
         };
         if let Some(other) = self.network.as_deref().filter(|network| *network != "none") {
             return Err(parse::Error::Network { value: other.to_owned() });

@@ -8,7 +8,7 @@ use super::layering::{destination, over};
 use super::{Config, NONE, Part, ProfileError, Refused, Unexpandable, VariableError, expand_part, variables};
 use crate::cli::{Flags, parse};
 use crate::edf;
-use crate::options::{DefaultMount, Layer, Mpi, Options, Verb};
+use crate::options::{DefaultMount, Layer, Options, Verb};
 
 /// What the command line says.
 pub struct Asked<'a> {
@@ -121,9 +121,7 @@ pub fn apply(config: &Config, env: &[(OsString, OsString)], asked: Asked<'_>) ->
     }
     // The caller's directories of CDI files count before the site's.
     settled.options.cdi_dirs.splice(0..0, config.cdi_dirs().iter().cloned());
-    if settled.options.mpi == Mpi::Unsaid {
-        settled.options.mpi = config.mpi.unwrap_or_default();
-    }
+    settled.options.mpi = settled.options.mpi.or(config.mpi);
     config.images.check_options(&settled.options)?;
     Ok(settled)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::options::{Bind, BindSource, Capabilities, Home, Mpi, Namespaces, Options};
+use crate::options::{Bind, BindSource, Capabilities, Home, Namespaces, Options};
 
 /// `upper`, and what it does not decide of `under`. Lists add up, what is asked for stays asked for, and of single values `upper`'s
 /// counts. Layers are one decision: what is written to is either's, not both's.
@@ -74,7 +74,7 @@ pub fn over(upper: Options, under: Options) -> Options {
         },
         seccomp: seccomp.or(under.seccomp),
         shell: shell.or(under.shell),
-        mpi: if mpi == Mpi::Unsaid { under.mpi } else { mpi },
+        mpi: mpi.or(under.mpi),
         gpu: gpu.over(under.gpu),
         devices: joined(under.devices.into_iter().filter(|name| !devices.contains(name)).collect(), devices),
         cdi_dirs: joined(under.cdi_dirs, cdi_dirs),

@@ -190,20 +190,9 @@ fn state(gpu: &Gpu, wanted: &Wanted, ground: Ground) -> [u8; 16] {
 pub fn edit(composed: &mut Composed, injection: &Injection, seen: &Seen) -> Result<(), Error> {
     composed.warnings.extend(injection.warnings.iter().cloned());
     let spec = &mut composed.spec;
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let mounts = spec.mounts().clone().unwrap_or_default();
+    add_binds(spec, injection.binds.iter().filter(|bind| !is_shown(&mounts, bind)))?;
     let mut annotations = spec.annotations().clone().unwrap_or_default();
-    let mut optional: Vec<String> =
-        annotations.get(OPTIONAL).map(|lines| lines.lines().map(str::to_owned).collect()).unwrap_or_default();
-    for bind in &injection.binds {
-        if is_shown(&mounts, bind) {
-            continue;
-        }
-        // What has a directory of its own can always be bound; elsewhere the caller may have put something.
-        if !is_below(&bind.destination, Path::new("/.coracle")) {
-            optional.push(bind.destination.display().to_string());
-        }
-        mounts.push(bind_mount(bind)?);
-    }
     for (path, target) in &injection.links {
         annotations.insert(format!("{LINK}{}", path.display()), target.display().to_string());
     }
@@ -214,12 +203,32 @@ pub fn edit(composed: &mut Composed, injection: &Injection, seen: &Seen) -> Resu
     for (path, content) in &injection.over {
         annotations.insert(format!("{RAW_OVER}{}", path.display()), hex::encode(&content.0));
     }
+    spec.set_annotations(Some(annotations));
+    set_variables(spec, injection, seen);
+    Ok(())
+}
+
+/// Adds what is shown of the host behind what a container shows already.
+///
+/// # Errors
+/// When the parts do not make a mount.
+pub(crate) fn add_binds<'b>(spec: &mut Spec, binds: impl Iterator<Item = &'b Bind>) -> Result<(), OciSpecError> {
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let mut annotations = spec.annotations().clone().unwrap_or_default();
+    let mut optional: Vec<String> =
+        annotations.get(OPTIONAL).map(|lines| lines.lines().map(str::to_owned).collect()).unwrap_or_default();
+    for bind in binds {
+        // What has a directory of its own can always be bound; elsewhere the caller may have put something.
+        if !is_below(&bind.destination, Path::new("/.coracle")) {
+            optional.push(bind.destination.display().to_string());
+        }
+        mounts.push(bind_mount(bind)?);
+    }
     if !optional.is_empty() {
         annotations.insert(OPTIONAL.to_owned(), optional.join("\n"));
     }
     spec.set_mounts(Some(mounts));
     spec.set_annotations(Some(annotations));
-    set_variables(spec, injection, seen);
     Ok(())
 }
 
@@ -235,7 +244,7 @@ fn is_shown(mounts: &[Mount], bind: &Bind) -> bool {
 }
 
 /// The mount that shows something of the host.
-pub(crate) fn bind_mount(bind: &Bind) -> Result<Mount, OciSpecError> {
+fn bind_mount(bind: &Bind) -> Result<Mount, OciSpecError> {
     let access = if bind.writable { "rw" } else { "ro" };
     let mut options = vec!["rbind", "rslave", access, "nosuid"];
     if bind.device {
